@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* Freehold: a lock-free, multi-threaded descendant of CPython's pymalloc.
+ *
+ * Every function here may be called by any thread at any time, also inside a signal handler that
+ * interrupted one of them and in the child of a fork, unless its comment says otherwise. None waits
+ * for another thread. Sizes and alignments are in bytes.
+ */
+#ifndef FREEHOLD_H
+#define FREEHOLD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define FH_VERSION_MAJOR 0
+#define FH_VERSION_MINOR 1
+#define FH_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define FH_API __attribute__((visibility("default")))
+#else
+#define FH_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- The raw domain --------------------------------------------------------------------------
+ *
+ * Memory with CPython's raw contract (PyMem_RawMalloc and its family): no lock of the caller's is
+ * needed. Every block is aligned to 16. A failure is NULL with errno ENOMEM; nothing else changes.
+ */
+
+/** A block of at least `bytes`, uninitialised. 0 counts as 1, so that each block is distinct and
+ * success is never NULL. Returns NULL with ENOMEM if memory is short or `bytes` > PTRDIFF_MAX. */
+FH_API void *fh_raw_malloc(size_t bytes);
+
+/** As fh_raw_malloc(count * bytes), filled with zeros. NULL with ENOMEM if the product overflows. */
+FH_API void *fh_raw_calloc(size_t count, size_t bytes);
+
+/** Resize a block, keeping its first min(old, new) bytes.
+ *
+ * block  a live block; NULL makes this fh_raw_malloc().
+ * bytes  0 counts as 1: the block is resized, not freed (as CPython, unlike glibc's realloc).
+ *
+ * Returns the block, perhaps moved; the old address is then dead. Returns NULL with ENOMEM if memory
+ * is short or `bytes` > PTRDIFF_MAX; `block` is then untouched and still the caller's.
+ * Any thread may resize any block, but no two the same block at once. */
+FH_API void *fh_raw_realloc(void *block, size_t bytes);
+
+/** Give a block back, from any thread; NULL does nothing. Preserves errno. A pointer that is not
+ * in Freehold's memory is named on stderr and aborts the program. */
+FH_API void fh_raw_free(void *block);
+
+/** A block of at least `bytes`, aligned to `alignment`, a power of two.
+ * Returns NULL with EINVAL for any other alignment, with ENOMEM as fh_raw_malloc(). */
+FH_API void *fh_raw_aligned_alloc(size_t alignment, size_t bytes);
+
+/* ---- Sizes, ownership, memory return --------------------------------------------------------- */
+
+/** How many bytes of a live block may be used, at least what was asked for. 0 for NULL and for
+ * memory that is not Freehold's. */
+FH_API size_t fh_usable_size(const void *block);
+
+/** 1 if the address lies in memory that Freehold manages, else 0. Never reads what `address` points
+ * at; wait-free. CPython's address_in_range. */
+FH_API int fh_owns(const void *address);
+
+/** Return every free page to the system now: this thread's caches and all pools that hold no block.
+ * Returns how many bytes were returned. Never blocks another thread. */
+FH_API size_t fh_trim(void);
+
+/** Give this thread's caches back, so that other threads can use the memory. The thread may go on
+ * allocating. Done at thread exit without being asked. */
+FH_API void fh_thread_flush(void);
+
+/* ---- Statistics ------------------------------------------------------------------------------ */
+
+/** Sums over all threads. They are read while other threads go on, so each figure is exact only when
+ * no other thread is inside the allocator. */
+typedef struct fh_stats {
+    size_t struct_bytes;    /* set by the caller to sizeof(fh_stats); what is beyond stays unset */
+    size_t allocated_bytes; /* in blocks that callers hold or that threads keep ready to hand out */
+    size_t active_bytes;    /* in pools and spans that hold at least one block */
+    size_t retained_bytes;  /* free, and not yet returned to the system */
+    size_t mapped_bytes;    /* address space of all arenas so far opened */
+    size_t metadata_bytes;  /* descriptors and heaps in use */
+    size_t arena_count;     /* arenas so far opened */
+    size_t heap_count;      /* heaps so far opened: the most threads at once, and a few */
+} fh_stats;
+
+/** Fill in `out`. Returns 0, or -1 with EINVAL if struct_bytes is not set. */
+FH_API int fh_get_stats(fh_stats *out);
+
+/** "0.1.0", as FH_VERSION_MAJOR and so on at the time the library was built. */
+FH_API const char *fh_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
