@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+#include "arena.h"
+
+#include "bits.h"
+#include "grow.h"
+#include "os.h"
+
+static uint64_t all_pools(void)
+{
+    return fh_low_bits(FH_ARENA_POOLS);
+}
+
+static uint64_t run_bits(unsigned first, unsigned pools)
+{
+    return fh_low_bits(pools) << first;
+}
+
+char *fh_arena_pool_address(const struct fh_region *region, size_t pool_index)
+{
+    /* Relaxed: whoever knows a claimed pool has been past [arena-open]. */
+    uint64_t start = fh_load_relaxed_u64(&region->arenas[pool_index >> FH_ARENA_POOL_SHIFT].start);
+    return (char *)start + ((pool_index % FH_ARENA_POOLS) << FH_POOL_SHIFT);
+}
+
+/* ---- Hints about an arena --------------------------------------------------------------------- */
+
+/* Call after bits were set in `used`. [arena-hint] The hint is cleared before the word is read again;
+ * after_release() writes the word before it reads the hint; all sequentially consistent. */
+static void after_claim(struct fh_region *region, uint32_t index, uint64_t before, uint64_t after)
+{
+    struct fh_arena *arena = &region->arenas[index];
+    if (before == 0) {
+        (void)fh_hints_clear(&region->hints, FH_HINTS_EMPTY, index);
+        if (fh_load_seq_cst_u64(&arena->used) == 0)
+            fh_hints_set(&region->hints, FH_HINTS_EMPTY, index);
+    }
+    if (after == all_pools()) {
+        (void)fh_hints_clear(&region->hints, FH_HINTS_ROOM, index);
+        if (fh_load_seq_cst_u64(&arena->used) != all_pools())
+            fh_hints_set(&region->hints, FH_HINTS_ROOM, index);
+    }
+}
+
+/* Call after bits were cleared in `used`. Sets what is missing also when an earlier thread died before
+ * it could. */
+static void after_release(struct fh_region *region, uint32_t index, uint64_t after)
+{
+    fh_hints_set(&region->hints, FH_HINTS_ROOM, index);
+    if (after == 0)
+        fh_hints_set(&region->hints, FH_HINTS_EMPTY, index);
+}
+
+/* ---- Runs inside an arena --------------------------------------------------------------------- */
+
+/* Multiples of align_pools, as bits. */
+static uint64_t aligned_starts(unsigned align_pools)
+{
+    return align_pools >= 64 ? 1 : ~(uint64_t)0 / fh_low_bits(align_pools);
+}
+
+/* Claim in this arena; false if it has no such run (or is not open yet). */
+static bool claim_in(struct fh_region *region, uint32_t index, unsigned pools,
+                     unsigned align_pools, struct fh_run *run)
+{
+    struct fh_arena *arena = &region->arenas[index];
+    /* [arena-open] acquire: the arena's memory is usable, and in the table of extra arenas. */
+    if (fh_load_acquire_u64(&arena->start) == 0)
+        return false;
+    uint64_t used = fh_load_relaxed_u64(&arena->used); /* a guess: the CAS checks it */
+    for (;;) {
+        uint64_t fits = fh_runs_of_ones(~used & all_pools(), pools) & aligned_starts(align_pools);
+        if (fits == 0) {
+            if (used == all_pools())
+                after_claim(region, index, used, used);
+            return false;
+        }
+        uint64_t dirty = fh_load_relaxed_u64(&arena->dirty); /* a preference */
+        unsigned first = fh_lowest_bit((fits & dirty) != 0 ? fits & dirty : fits);
+        uint64_t bits = run_bits(first, pools);
+        /* [arena-run] acquire: the memory as its last holder left it, dirty bits and descriptors too. */
+        if (fh_cas_acquire_u64(&arena->used, &used, used | bits)) {
+            run->pool_index = ((size_t)index << FH_ARENA_POOL_SHIFT) + first;
+            /* Relaxed: while claimed only this thread changes these bits. */
+            run->zeroed = (fh_load_relaxed_u64(&arena->dirty) & bits) == 0;
+            after_claim(region, index, used, used | bits);
+            return true;
+        }
+    }
+}
+
+bool fh_arena_claim(struct fh_region *region, unsigned pools, unsigned align_pools,
+                    struct fh_run *run)
+{
+    unsigned set = pools == FH_ARENA_POOLS ? (unsigned)FH_HINTS_EMPTY : (unsigned)FH_HINTS_ROOM;
+    uint32_t index = fh_hints_next(&region->hints, set, 0);
+    for (int looked = 0; index != FH_HINT_NONE && looked < FH_CLAIM_ARENAS; looked++) {
+        if (claim_in(region, index, pools, align_pools, run))
+            return true;
+        index = fh_hints_next(&region->hints, set, index + 1);
+    }
+    if (!fh_grow(region, 1, 1, fh_low_bits(pools), &index))
+        return false;
+    run->pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
+    run->zeroed = true;
+    after_release(region, index, fh_low_bits(pools));
+    after_claim(region, index, fh_low_bits(pools), fh_low_bits(pools));
+    return true;
+}
+
+bool fh_arena_claim_at(struct fh_region *region, size_t pool_index, unsigned pools)
+{
+    uint32_t index = (uint32_t)(pool_index >> FH_ARENA_POOL_SHIFT);
+    uint64_t bits = run_bits((unsigned)(pool_index % FH_ARENA_POOLS), pools);
+    uint64_t *word = &region->arenas[index].used;
+    uint64_t used = fh_load_relaxed_u64(word); /* a guess: the CAS checks it */
+    do {
+        if ((used & bits) != 0)
+            return false;
+        /* [arena-run] acquire, as in claim_in(). */
+    } while (!fh_cas_acquire_u64(word, &used, used | bits));
+    after_claim(region, index, used, used | bits);
+    return true;
+}
+
+bool fh_arena_extend(struct fh_region *region, size_t pool_index, unsigned pools, unsigned more)
+{
+    if (pool_index % FH_ARENA_POOLS + pools + more > FH_ARENA_POOLS)
+        return false;
+    return fh_arena_claim_at(region, pool_index + pools, more);
+}
+
+static void stamp(struct fh_arena *arena, unsigned first, unsigned pools)
+{
+    uint32_t now_ms = fh_os_now_ms();
+    for (unsigned pool = first; pool < first + pools; pool++)
+        fh_store_relaxed_u32(&arena->freed_ms[pool], now_ms); /* a purge may be looking */
+}
+
+/* Clear `bits`, which this thread holds, and say so. */
+static void release_bits(struct fh_region *region, uint32_t index, uint64_t bits)
+{
+    /* [arena-run] release: this thread's last use of the memory, its descriptors and the dirty bits
+     * come before the next claim. seq_cst for [arena-hint]. */
+    uint64_t before = fh_fetch_and_seq_cst_u64(&region->arenas[index].used, ~bits);
+    after_release(region, index, before & ~bits);
+}
+
+void fh_arena_release_clean(struct fh_region *region, size_t pool_index, unsigned pools)
+{
+    release_bits(region, (uint32_t)(pool_index >> FH_ARENA_POOL_SHIFT),
+                 run_bits((unsigned)(pool_index % FH_ARENA_POOLS), pools));
+}
+
+static void release_dirty(struct fh_region *region, uint32_t index, uint64_t bits, uint64_t dirty)
+{
+    struct fh_arena *arena = &region->arenas[index];
+    /* Relaxed: these bits change only while their pools are claimed, here by this thread. */
+    if ((fh_load_relaxed_u64(&arena->dirty) & dirty) != dirty)
+        (void)fh_fetch_or_release_u64(&arena->dirty, dirty); /* [arena-run] release, with `used` */
+    release_bits(region, index, bits);
+    fh_hints_set(&region->hints, FH_HINTS_DIRTY, index);
+}
+
+void fh_arena_release(struct fh_region *region, size_t pool_index, unsigned pools)
+{
+    uint32_t index = (uint32_t)(pool_index >> FH_ARENA_POOL_SHIFT);
+    unsigned first = (unsigned)(pool_index % FH_ARENA_POOLS);
+    stamp(&region->arenas[index], first, pools);
+    release_dirty(region, index, run_bits(first, pools), run_bits(first, pools));
+}
+
+/* ---- Runs of whole arenas --------------------------------------------------------------------- */
+
+static void release_whole(struct fh_region *region, uint32_t first, uint32_t arenas)
+{
+    for (uint32_t index = first; index < first + arenas; index++)
+        release_bits(region, index, all_pools());
+}
+
+static bool claim_whole(struct fh_region *region, uint32_t index, bool *zeroed)
+{
+    struct fh_arena *arena = &region->arenas[index];
+    uint64_t used = 0;
+    /* [arena-open] acquire and [arena-run] acquire, as in claim_in(). */
+    if (fh_load_acquire_u64(&arena->start) == 0 ||
+        !fh_cas_acquire_u64(&arena->used, &used, all_pools()))
+        return false;
+    *zeroed = *zeroed && fh_load_relaxed_u64(&arena->dirty) == 0; /* ours alone now */
+    after_claim(region, index, 0, all_pools());
+    return true;
+}
+
+/* Claim [first, first + arenas) one by one, lowest first; all or nothing. Of two threads that want
+ * overlapping runs the one that is further up goes on, so somebody succeeds. */
+static bool claim_arenas_at(struct fh_region *region, uint32_t first, size_t arenas, bool *zeroed)
+{
+    uint32_t index = first;
+    while (index < first + arenas && claim_whole(region, index, zeroed))
+        index++;
+    if (index == first + arenas)
+        return true;
+    release_whole(region, first, index - first);
+    return false;
+}
+
+static uint64_t start_of(const struct fh_region *region, uint32_t index)
+{
+    /* [arena-open] acquire, as in claim_in(). */
+    return fh_load_acquire_u64(&region->arenas[index].start);
+}
+
+/* How many arenas from `first` on look empty and lie one behind the other, at most `wanted`. */
+static size_t empty_arenas_from(const struct fh_region *region, uint32_t first, size_t wanted)
+{
+    size_t found = 0;
+    while (found < wanted && fh_region_has_arena(region, first + found) &&
+           start_of(region, first + (uint32_t)found) ==
+               start_of(region, first) + (found << FH_ARENA_SHIFT) &&
+           /* a guess: the claim checks it */
+           fh_load_relaxed_u64(&region->arenas[first + found].used) == 0)
+        found++;
+    return found;
+}
+
+bool fh_arenas_claim(struct fh_region *region, size_t arenas, size_t align_arenas,
+                     struct fh_run *run)
+{
+    uint32_t index = fh_hints_next(&region->hints, FH_HINTS_EMPTY, 0);
+    run->zeroed = true;
+    while (index != FH_HINT_NONE) { /* each arena at most once */
+        size_t found = 0;
+        bool aligned = (start_of(region, index) >> FH_ARENA_SHIFT) % align_arenas == 0;
+        if (aligned)
+            found = empty_arenas_from(region, index, arenas);
+        if (found == arenas && claim_arenas_at(region, index, arenas, &run->zeroed)) {
+            run->pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
+            return true;
+        }
+        run->zeroed = true;
+        uint32_t skip = !aligned || align_arenas > 1 ? 1 : (uint32_t)found + 1;
+        index = fh_hints_next(&region->hints, FH_HINTS_EMPTY, index + skip);
+    }
+    if (!fh_grow(region, arenas, align_arenas, all_pools(), &index))
+        return false;
+    run->pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
+    return true;
+}
+
+bool fh_arenas_extend(struct fh_region *region, size_t pool_index, size_t arenas, size_t more)
+{
+    uint32_t last = (uint32_t)(pool_index >> FH_ARENA_POOL_SHIFT) + (uint32_t)arenas - 1;
+    bool zeroed = true;
+    if (!fh_region_has_arena(region, last + 1) ||
+        empty_arenas_from(region, last + 1, more) != more ||
+        start_of(region, last + 1) != start_of(region, last) + FH_ARENA_BYTES)
+        return false;
+    return claim_arenas_at(region, last + 1, more, &zeroed);
+}
+
+void fh_arenas_release(struct fh_region *region, size_t pool_index, size_t arenas,
+                       size_t touched_pools)
+{
+    uint32_t first = (uint32_t)(pool_index >> FH_ARENA_POOL_SHIFT);
+    for (uint32_t index = first; index < first + arenas; index++) {
+        unsigned touched = touched_pools < FH_ARENA_POOLS ? (unsigned)touched_pools : FH_ARENA_POOLS;
+        touched_pools -= touched;
+        stamp(&region->arenas[index], 0, touched);
+        release_dirty(region, index, all_pools(), fh_low_bits(touched));
+    }
+}

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+/* Growth takes indices by one CAS on arenas_opened, after the memory behind them was made usable and
+ * before anybody can see them: an arena may be used once its `start` is set, which is the last step. A
+ * thread that stops in between withholds the arenas it took and nothing else. Extra arenas have indices
+ * of their own, above those of the region.
+ */
+#include "grow.h"
+
+#include "bits.h"
+#include "os.h"
+
+/* Publish one arena. `used`: what its opener has claimed. */
+static void open_arena(struct fh_region *region, uint32_t index, uintptr_t start, uint64_t used)
+{
+    struct fh_arena *arena = &region->arenas[index];
+    fh_store_relaxed_u64(&arena->used, used); /* published by start */
+    /* [arena-open] release: `used`, the committed memory, the entry in the table of extra arenas. */
+    fh_store_release_u64(&arena->start, start);
+    if (used == 0) {
+        fh_hints_set(&region->hints, FH_HINTS_ROOM, index);
+        fh_hints_set(&region->hints, FH_HINTS_EMPTY, index);
+    }
+}
+
+static bool commit_metadata(struct fh_region *region, uint64_t index, size_t arenas)
+{
+    size_t stride = (size_t)FH_ARENA_POOLS * FH_DESCRIPTOR_BYTES;
+    return fh_region_commit(region, &region->arenas[index], arenas * sizeof(struct fh_arena)) &&
+           fh_region_commit(region, region->descriptors + index * stride, arenas * stride);
+}
+
+static bool commit_arenas(struct fh_region *region, uint64_t index, size_t arenas)
+{
+    return commit_metadata(region, index, arenas) &&
+           fh_region_commit(region, (char *)region->base + (index << FH_ARENA_SHIFT),
+                            arenas << FH_ARENA_SHIFT);
+}
+
+/* The first index >= opened whose address is aligned. */
+static uint64_t aligned_index(const struct fh_region *region, uint64_t opened, size_t align_arenas)
+{
+    uint64_t number = region->base >> FH_ARENA_SHIFT;
+    return fh_round_up(number + opened, align_arenas) - number;
+}
+
+/* Inside the region. Arenas skipped for alignment are opened as empty ones. */
+static bool grow_region(struct fh_region *region, size_t arenas, size_t align_arenas, uint64_t used,
+                        uint32_t *first)
+{
+    uint64_t opened = fh_load_relaxed_u64(&region->arenas_opened); /* a guess: the CAS checks it */
+    uint64_t index;
+    do {
+        index = aligned_index(region, opened, align_arenas);
+        if (index >= region->region_arenas || arenas > region->region_arenas - index)
+            return false;
+        /* Committing twice does no harm, so it may come before the CAS that decides whose it is. */
+        if (!commit_arenas(region, opened, index - opened + arenas))
+            return false;
+        /* Relaxed: the index alone passes nothing; open_arena() does. */
+    } while (!fh_cas_relaxed_u64(&region->arenas_opened, &opened, index + arenas));
+    for (uint64_t i = opened; i < index + arenas; i++)
+        open_arena(region, (uint32_t)i, region->base + (i << FH_ARENA_SHIFT), i < index ? 0 : used);
+    *first = (uint32_t)index;
+    return true;
+}
+
+/* Address space of its own, aligned; the slack is given back. */
+static char *map_aligned(size_t bytes, size_t align_bytes)
+{
+    char *start = fh_os_map(bytes + align_bytes);
+    if (start == NULL)
+        return NULL;
+    char *aligned = (char *)fh_round_up((uintptr_t)start, align_bytes);
+    size_t before = (size_t)(aligned - start);
+    if (before != 0)
+        fh_os_unmap(start, before);
+    fh_os_unmap(aligned + bytes, align_bytes - before);
+    return aligned;
+}
+
+static bool take_extra_indices(struct fh_region *region, size_t arenas, uint64_t *index)
+{
+    size_t most = region->arenas_max - region->region_arenas;
+    uint64_t opened = fh_load_relaxed_u64(&region->extra_opened); /* a guess: the CAS checks it */
+    do {
+        if (arenas > most || opened > most - arenas)
+            return false;
+        *index = region->region_arenas + opened;
+        if (!commit_metadata(region, *index, arenas))
+            return false;
+        /* Relaxed, as in grow_region(). */
+    } while (!fh_cas_relaxed_u64(&region->extra_opened, &opened, opened + arenas));
+    return true;
+}
+
+/* Beyond the region: a mapping of their own. */
+static bool grow_extra(struct fh_region *region, size_t arenas, size_t align_arenas, uint64_t used,
+                       uint32_t *first)
+{
+    uint64_t index;
+    if (region->extra == NULL || arenas > region->arenas_max || align_arenas > region->arenas_max)
+        return false;
+    size_t bytes = arenas << FH_ARENA_SHIFT;
+    char *start = map_aligned(bytes, align_arenas << FH_ARENA_SHIFT);
+    if (start == NULL)
+        return false;
+    if (!take_extra_indices(region, arenas, &index)) {
+        fh_os_unmap(start, bytes);
+        return false;
+    }
+    for (size_t i = 0; i < arenas; i++) {
+        uintptr_t at = (uintptr_t)start + (i << FH_ARENA_SHIFT);
+        fh_region_add_extra(region, at, (uint32_t)(index + i));
+        open_arena(region, (uint32_t)(index + i), at, used);
+    }
+    *first = (uint32_t)index;
+    return true;
+}
+
+bool fh_grow(struct fh_region *region, size_t arenas, size_t align_arenas, uint64_t used,
+             uint32_t *first)
+{
+    return grow_region(region, arenas, align_arenas, used, first) ||
+           grow_extra(region, arenas, align_arenas, used, first);
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/* A purge claims a run like anybody who wants memory, returns its pages, and releases it. So it needs
+ * no lock against allocation, and a purger that stops withholds one run. */
+#include "purge.h"
+
+#include "arena.h"
+#include "bits.h"
+#include "os.h"
+
+/* Pools that are free, resident and old enough. */
+static uint64_t purgeable(struct fh_arena *arena, uint32_t age_ms, uint64_t *free_dirty)
+{
+    uint32_t now_ms = fh_os_now_ms();
+    /* seq_cst for [dirty-hint]. */
+    uint64_t dirty = fh_load_seq_cst_u64(&arena->dirty);
+    *free_dirty = dirty & ~fh_load_seq_cst_u64(&arena->used);
+    uint64_t old = 0;
+    for (uint64_t left = *free_dirty; left != 0; left &= left - 1) {
+        unsigned pool = fh_lowest_bit(left);
+        /* Relaxed: a stamp that is being renewed costs one purge too early. */
+        if (now_ms - fh_load_relaxed_u32(&arena->freed_ms[pool]) >= age_ms)
+            old |= (uint64_t)1 << pool;
+    }
+    return old;
+}
+
+/* Purge the lowest run in `old`. Returns its bytes, 0 if somebody took it or the system refuses. */
+static size_t purge_run(struct fh_region *region, uint32_t index, uint64_t old)
+{
+    unsigned first = fh_lowest_bit(old);
+    uint64_t after = ~(old >> first);
+    unsigned pools = after == 0 ? 64 - first : fh_lowest_bit(after);
+    size_t pool_index = ((size_t)index << FH_ARENA_POOL_SHIFT) + first;
+    if (!fh_arena_claim_at(region, pool_index, pools))
+        return 0;
+    size_t bytes = (size_t)pools << FH_POOL_SHIFT;
+    bool done = fh_os_purge(fh_arena_pool_address(region, pool_index), bytes);
+    if (done) /* [arena-run] release, with the bit in `used` */
+        (void)fh_fetch_and_release_u64(&region->arenas[index].dirty,
+                                       ~(fh_low_bits(pools) << first));
+    fh_arena_release_clean(region, pool_index, pools);
+    return done ? bytes : 0;
+}
+
+/* [dirty-hint] The hint is cleared before the words are read again; a release writes them before it
+ * reads the hint; all sequentially consistent. */
+static void forget(struct fh_region *region, uint32_t index)
+{
+    uint64_t free_dirty;
+    (void)fh_hints_clear(&region->hints, FH_HINTS_DIRTY, index);
+    (void)purgeable(&region->arenas[index], 0, &free_dirty);
+    if (free_dirty != 0)
+        fh_hints_set(&region->hints, FH_HINTS_DIRTY, index);
+}
+
+static size_t purge_arena(struct fh_region *region, uint32_t index, uint32_t age_ms, unsigned *runs)
+{
+    size_t bytes = 0;
+    uint64_t free_dirty;
+    uint64_t old = purgeable(&region->arenas[index], age_ms, &free_dirty);
+    while (old != 0 && *runs > 0) {
+        size_t returned = purge_run(region, index, old);
+        bytes += returned;
+        --*runs;
+        uint64_t rest = old & (old + (old & -old)); /* without its lowest run */
+        old = rest & purgeable(&region->arenas[index], age_ms, &free_dirty);
+    }
+    if (free_dirty == 0)
+        forget(region, index);
+    return bytes;
+}
+
+size_t fh_purge(struct fh_region *region, uint32_t age_ms, unsigned runs)
+{
+    size_t bytes = 0;
+    /* Relaxed: only where to begin, so that every arena has its turn. */
+    uint32_t from = (uint32_t)fh_load_relaxed_u64(&region->purge_cursor);
+    for (int half = 0; half < 2 && runs > 0; half++) { /* from the cursor up, then from 0 up to it */
+        uint32_t end = half == 0 ? FH_HINT_NONE : from;
+        uint32_t index = fh_hints_next(&region->hints, FH_HINTS_DIRTY, half == 0 ? from : 0);
+        while (index < end && runs > 0) {
+            bytes += purge_arena(region, index, age_ms, &runs);
+            fh_store_relaxed_u64(&region->purge_cursor, index);
+            index = fh_hints_next(&region->hints, FH_HINTS_DIRTY, index + 1);
+        }
+    }
+    return bytes;
+}
+
+void fh_purge_tick(struct fh_region *region)
+{
+    enum { KNOWN = 1 }; /* in bit 32: tells a deadline of 0 ms from none */
+    uint32_t now_ms = fh_os_now_ms();
+    uint64_t next = fh_load_relaxed_u64(&region->next_purge_ms);
+    if (next != 0 && (int32_t)(now_ms - (uint32_t)next) < 0)
+        return;
+    uint64_t later = (uint64_t)KNOWN << 32 | (uint32_t)(now_ms + FH_PURGE_INTERVAL_MS);
+    /* Relaxed: a ticket that passes nothing. If the winner stops here, the next interval has another. */
+    if (fh_cas_relaxed_u64(&region->next_purge_ms, &next, later) && next != 0)
+        (void)fh_purge(region, FH_DECAY_MS, FH_PURGE_RUNS);
+}

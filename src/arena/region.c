@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: MIT */
+#include "region.h"
+
+#include "bits.h"
+#include "os.h"
+
+uint64_t fh_region_base;
+uint64_t fh_region_bytes;
+void *fh_region_descriptors;
+
+static void *published; /* struct fh_region * */
+
+/* Where the parts of a reservation lie, as offsets from its start. */
+struct layout {
+    uint32_t region_arenas, arenas_max, heaps_max, hint_members, extra_entries;
+    size_t hints, records, extra, heaps, descriptors, metadata_bytes, total_bytes;
+};
+
+enum {
+    METADATA_ALIGN_BYTES = 1 << 16, /* the largest page there is */
+};
+
+static size_t place(size_t *end, size_t bytes)
+{
+    size_t start = *end;
+    *end = fh_round_up(start + bytes, METADATA_ALIGN_BYTES);
+    return start;
+}
+
+static uint32_t power_of_two_at_least(uint32_t value)
+{
+    uint32_t power = 64;
+    while (power < value)
+        power *= 2;
+    return power;
+}
+
+/* limit_bytes: of address space, SIZE_MAX for none. */
+static struct layout lay_out(unsigned region_shift, size_t limit_bytes)
+{
+    bool limited = limit_bytes != SIZE_MAX || region_shift < FH_REGION_SHIFT_MAX;
+    struct layout at = {.region_arenas = (uint32_t)1 << (region_shift - FH_ARENA_SHIFT)};
+    at.arenas_max = at.region_arenas;
+    if (limited) {
+        size_t most = limit_bytes / FH_ARENA_BYTES + at.region_arenas;
+        at.arenas_max = most < FH_ARENAS_MAX ? (uint32_t)most : FH_ARENAS_MAX;
+        at.extra_entries = power_of_two_at_least(2 * at.arenas_max);
+    }
+    at.heaps_max = limited ? FH_HEAPS_LIMITED : FH_HEAPS_MAX;
+    at.hint_members = at.arenas_max > at.heaps_max ? at.arenas_max : at.heaps_max;
+
+    size_t end = 0;
+    at.hints = fh_round_up(sizeof(struct fh_region), FH_CACHE_LINE_BYTES);
+    (void)place(&end, at.hints + fh_hints_bytes(at.hint_members));
+    at.extra = place(&end, at.extra_entries * sizeof(uint64_t));
+    at.records = place(&end, at.arenas_max * sizeof(struct fh_arena));
+    at.heaps = place(&end, (size_t)at.heaps_max * FH_HEAP_BYTES);
+    at.descriptors = place(&end, (size_t)at.arenas_max * FH_ARENA_POOLS * FH_DESCRIPTOR_BYTES);
+    at.metadata_bytes = end;
+    at.total_bytes = end + FH_ARENA_BYTES + ((size_t)at.region_arenas << FH_ARENA_SHIFT);
+    return at;
+}
+
+static void fill_in(struct fh_region *region, const struct layout *at, bool commits)
+{
+    char *start = (char *)region;
+    region->base = fh_round_up((uintptr_t)start + at->metadata_bytes, FH_ARENA_BYTES);
+    region->bytes = (size_t)at->region_arenas << FH_ARENA_SHIFT;
+    region->descriptors = start + at->descriptors;
+    region->heaps = start + at->heaps;
+    region->arenas = (struct fh_arena *)(void *)(start + at->records);
+    region->extra = at->extra_entries == 0 ? NULL : (uint64_t *)(void *)(start + at->extra);
+    region->extra_mask = at->extra_entries - 1;
+    region->region_arenas = at->region_arenas;
+    region->arenas_max = at->arenas_max;
+    region->heaps_max = at->heaps_max;
+    region->commits = commits;
+    region->page_bytes = fh_os_page_bytes();
+    fh_hints_place(&region->hints, start + at->hints, at->hint_members);
+}
+
+static struct fh_region *map_region(const struct layout *at)
+{
+    struct fh_region *region = fh_os_map(at->total_bytes);
+    bool commits = region == NULL;
+    if (commits)
+        region = fh_os_reserve(at->total_bytes);
+    if (region == NULL)
+        return NULL;
+    /* What stands before the records is small; records, heaps and descriptors are committed with the
+     * arenas and heaps they belong to. */
+    if (commits && !fh_os_commit(region, at->records)) {
+        fh_os_unmap(region, at->total_bytes);
+        return NULL;
+    }
+    fill_in(region, at, commits);
+    return region;
+}
+
+static struct fh_region *create(size_t *total_bytes)
+{
+    size_t limit_bytes = fh_os_address_space_limit_bytes();
+    for (unsigned shift = FH_REGION_SHIFT_MAX; shift >= FH_REGION_SHIFT_MIN; shift -= 2) {
+        if (limit_bytes != SIZE_MAX && (size_t)1 << shift > limit_bytes / 4)
+            continue;
+        struct layout at = lay_out(shift, limit_bytes);
+        struct fh_region *region = map_region(&at);
+        *total_bytes = at.total_bytes;
+        if (region != NULL)
+            return region;
+    }
+    return NULL;
+}
+
+/* Any number of threads may do this at once: they all write the same. [region] release: the copies are
+ * settled before this thread hands out a block. Descriptors and base come before the size that makes
+ * them count. */
+static struct fh_region *copy_for_fast_path(struct fh_region *region)
+{
+    if (fh_load_acquire_u64(&fh_region_bytes) == 0) { /* [region] acquire: the store below */
+        fh_store_relaxed_ptr(&fh_region_descriptors, region->descriptors);
+        fh_store_relaxed_u64(&fh_region_base, region->base);
+        fh_store_release_u64(&fh_region_bytes, region->bytes);
+    }
+    return region;
+}
+
+struct fh_region *fh_region_peek(void)
+{
+    /* [region] acquire: the region's fields, from the CAS in fh_region_get(). */
+    return fh_load_acquire_ptr(&published);
+}
+
+struct fh_region *fh_region_get(void)
+{
+    struct fh_region *region = fh_region_peek();
+    if (FH_LIKELY(region != NULL))
+        return copy_for_fast_path(region);
+
+    size_t total_bytes = 0;
+    region = create(&total_bytes);
+    if (region == NULL)
+        return NULL;
+    void *first = NULL;
+    /* [region] release: passes fill_in() to whoever peeks. */
+    if (fh_cas_acq_rel_ptr(&published, &first, region))
+        return copy_for_fast_path(region);
+    fh_os_unmap(region, total_bytes);
+    return copy_for_fast_path(fh_region_peek());
+}
+
+bool fh_region_has_arena(const struct fh_region *region, size_t index)
+{
+    /* Relaxed: the counts only grow, and a record says itself whether its arena may be used. */
+    if (index < region->region_arenas)
+        return index < fh_load_relaxed_u64(&region->arenas_opened);
+    return index - region->region_arenas < fh_load_relaxed_u64(&region->extra_opened);
+}
+
+size_t fh_region_next_arena(const struct fh_region *region, size_t index)
+{
+    if (index < region->region_arenas && !fh_region_has_arena(region, index))
+        index = region->region_arenas;
+    return fh_region_has_arena(region, index) ? index : region->arenas_max;
+}
+
+bool fh_region_commit(const struct fh_region *region, void *start, size_t bytes)
+{
+    if (!region->commits)
+        return true;
+    uintptr_t mask = region->page_bytes - 1;
+    uintptr_t first = (uintptr_t)start & ~mask;
+    return fh_os_commit((void *)first, fh_round_up((uintptr_t)start + bytes - first, mask + 1));
+}
+
+/* ---- Extra arenas ----------------------------------------------------------------------------
+ *
+ * An open-addressed table, twice as large as it can get full, written once per entry: the arena's
+ * number (address >> FH_ARENA_SHIFT) in the upper half, its index + 1 in the lower. It only grows.
+ */
+
+static uint32_t extra_slot(const struct fh_region *region, uintptr_t number)
+{
+    return (uint32_t)((number * 0x9E3779B97F4A7C15u) >> 40) & region->extra_mask;
+}
+
+void fh_region_add_extra(struct fh_region *region, uintptr_t start, uint32_t index)
+{
+    uint64_t number = start >> FH_ARENA_SHIFT;
+    uint64_t entry = number << 24 | (index + 1u);
+    uint32_t slot = extra_slot(region, number);
+    uint64_t found = 0;
+    /* Relaxed: an entry is complete in itself, and who looks for it holds a block of that arena, or a
+     * stray pointer. */
+    while (!fh_cas_relaxed_u64(&region->extra[slot], &found, entry)) {
+        slot = (slot + 1) & region->extra_mask; /* taken by another arena, for good */
+        found = 0;
+    }
+}
+
+static uint32_t find_extra(const struct fh_region *region, uintptr_t number)
+{
+    for (uint32_t slot = extra_slot(region, number);; slot = (slot + 1) & region->extra_mask) {
+        uint64_t entry = fh_load_relaxed_u64(&region->extra[slot]); /* see fh_region_add_extra() */
+        if (entry == 0)
+            return FH_HINT_NONE; /* the table is at most half full, so this ends */
+        if (entry >> 24 == number)
+            return (uint32_t)(entry & 0xFFFFFF) - 1;
+    }
+}
+
+bool fh_region_find(uintptr_t address, size_t *pool_index)
+{
+    struct fh_region *region = fh_region_peek();
+    if (region == NULL)
+        return false;
+    if (address - region->base < region->bytes) {
+        *pool_index = (address - region->base) >> FH_POOL_SHIFT;
+        return true;
+    }
+    if (region->extra == NULL)
+        return false;
+    uint32_t arena = find_extra(region, address >> FH_ARENA_SHIFT);
+    if (arena == FH_HINT_NONE)
+        return false;
+    *pool_index = ((size_t)arena << FH_ARENA_POOL_SHIFT) +
+                  (address % FH_ARENA_BYTES >> FH_POOL_SHIFT);
+    return true;
+}

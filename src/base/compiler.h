@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* What differs between compilers, in one place. */
+#ifndef FH_BASE_COMPILER_H
+#define FH_BASE_COMPILER_H
+
+#define FH_LIKELY(condition)   __builtin_expect(!!(condition), 1)
+#define FH_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+
+#define FH_ALWAYS_INLINE __attribute__((always_inline)) static inline
+#define FH_NOINLINE      __attribute__((noinline))
+/* Off the fast path: kept away from it in the binary too. */
+#define FH_COLD     __attribute__((noinline, cold))
+#define FH_NORETURN __attribute__((noreturn))
+#define FH_WEAK     __attribute__((weak))
+
+#define FH_CACHE_LINE_ALIGNED __attribute__((aligned(64)))
+
+/* Initial-exec: one load from the thread pointer and never a call of __tls_get_addr, which may
+ * allocate. */
+#define FH_THREAD_LOCAL __thread __attribute__((tls_model("initial-exec")))
+
+/* Keeps the compiler from moving memory accesses across. For a signal handler of the same thread
+ * only: the processor itself shows a thread its own accesses in order. */
+#define FH_SIGNAL_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
+#endif

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+/* The calls that are not on the fast path, in terms of blocks in pools and large blocks. */
+#include "heap.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "fatal.h"
+#include "large.h"
+#include "refill.h"
+#include "thread.h"
+
+/* ---- Taking ----------------------------------------------------------------------------------- */
+
+/* A block of a class, in whatever state the thread's heap is. */
+static void *take(unsigned class_index, bool *zeroed)
+{
+    struct fh_heap *heap = fh_heap_enter();
+    if (heap == NULL)
+        return NULL;
+    struct fh_block *block = fh_heap_next_block(heap, class_index, zeroed);
+    fh_heap_leave(heap);
+    return block;
+}
+
+static void *or_no_memory(void *memory)
+{
+    if (FH_UNLIKELY(memory == NULL))
+        errno = ENOMEM;
+    return memory;
+}
+
+void *fh_heap_malloc_slow(size_t bytes)
+{
+    bool zeroed;
+    if (bytes > FH_BLOCK_MAX_BYTES)
+        return or_no_memory(fh_large_malloc(bytes, 1, &zeroed));
+    struct fh_heap *heap = fh_heap_of_thread();
+    if (FH_LIKELY(!heap->busy))
+        return fh_heap_take(heap, fh_class_of(bytes));
+    return or_no_memory(take(fh_class_of(bytes), &zeroed));
+}
+
+static void *calloc_large(size_t bytes)
+{
+    bool zeroed;
+    void *memory = fh_large_malloc(bytes, 1, &zeroed);
+    if (memory != NULL && !zeroed)
+        memset(memory, 0, bytes);
+    return or_no_memory(memory);
+}
+
+void *fh_heap_calloc(size_t bytes)
+{
+    bool zeroed;
+    if (FH_UNLIKELY(bytes > FH_BLOCK_MAX_BYTES))
+        return calloc_large(bytes);
+    unsigned class_index = fh_class_of(bytes);
+    struct fh_block *block = take(class_index, &zeroed);
+    if (FH_UNLIKELY(block == NULL))
+        return or_no_memory(NULL);
+    block->next = NULL; /* the one word that carving wrote */
+    if (!zeroed)
+        memset(block, 0, fh_class_block_bytes(class_index));
+    return block;
+}
+
+void *fh_heap_aligned(size_t alignment, size_t bytes)
+{
+    bool zeroed;
+    if (alignment <= FH_BLOCK_ALIGN_BYTES)
+        return fh_heap_malloc(bytes);
+    if (alignment > FH_BLOCK_MAX_BYTES || bytes > FH_BLOCK_MAX_BYTES)
+        return or_no_memory(fh_large_malloc(bytes == 0 ? 1 : bytes, alignment, &zeroed));
+    return or_no_memory(take(fh_class_of_aligned(bytes, alignment), &zeroed));
+}
+
+/* ---- Finding a block's pool ------------------------------------------------------------------- */
+
+struct fh_pool *fh_heap_pool_of(const void *memory)
+{
+    size_t pool_index;
+    if (!fh_region_find((uintptr_t)memory, &pool_index))
+        return NULL;
+    char *descriptors = fh_region_peek()->descriptors;
+    struct fh_pool *pool =
+        (struct fh_pool *)(void *)(descriptors + (pool_index << FH_DESCRIPTOR_SHIFT));
+    if (fh_load_own_u8(&pool->kind) == FH_POOL_INSIDE)
+        pool -= pool->head_distance;
+    return pool;
+}
+
+static size_t usable_bytes(const struct fh_pool *pool)
+{
+    switch (fh_load_own_u8(&pool->kind)) {
+    case FH_POOL_BLOCKS:
+        return pool->block_bytes;
+    case FH_POOL_LARGE:
+    case FH_POOL_HUGE:
+        return fh_load_own_u64(&pool->usable_bytes);
+    default:
+        return 0;
+    }
+}
+
+size_t fh_heap_usable_bytes(const void *memory)
+{
+    const struct fh_pool *pool = fh_heap_pool_of(memory);
+    return pool == NULL ? 0 : usable_bytes(pool);
+}
+
+/* ---- Freeing ---------------------------------------------------------------------------------- */
+
+void fh_heap_free_other(struct fh_pool *pool, void *memory)
+{
+    if (fh_load_own_u8(&pool->kind) == FH_POOL_INSIDE)
+        pool -= pool->head_distance;
+    switch (fh_load_own_u8(&pool->kind)) {
+    case FH_POOL_BLOCKS:
+        fh_heap_free_in_pool(pool, memory);
+        return;
+    case FH_POOL_LARGE:
+    case FH_POOL_HUGE:
+        if ((uintptr_t)memory != pool->origin + FH_BLOCK_ALIGN_BYTES)
+            fh_fatal_pointer("free", memory, "inside a block, not its start");
+        fh_large_free(pool);
+        return;
+    default:
+        fh_fatal_pointer("free", memory, "not a live block (freed twice?)");
+    }
+}
+
+void fh_heap_free_outside(void *memory)
+{
+    if (memory == NULL)
+        return;
+    struct fh_pool *pool = fh_heap_pool_of(memory);
+    if (pool == NULL)
+        fh_fatal_pointer("free", memory, "not memory of this allocator");
+    if (fh_load_own_u8(&pool->kind) == FH_POOL_BLOCKS)
+        fh_heap_free_in_pool(pool, memory);
+    else
+        fh_heap_free_other(pool, memory);
+}
+
+/* ---- Resizing --------------------------------------------------------------------------------- */
+
+/* Does a block of this pool, as it is, serve for `bytes`, without wasting more than half? */
+static bool fits(const struct fh_pool *pool, size_t bytes)
+{
+    return bytes <= pool->block_bytes && bytes >= pool->block_bytes / 2;
+}
+
+static void *move(struct fh_pool *pool, void *memory, size_t old_bytes, size_t bytes)
+{
+    void *moved = fh_heap_malloc(bytes);
+    if (moved == NULL)
+        return NULL;
+    size_t kept = old_bytes < bytes ? old_bytes : bytes;
+    if (kept <= FH_ARENA_BYTES || !fh_large_move(pool, fh_heap_pool_of(moved), kept))
+        memcpy(moved, memory, kept);
+    fh_heap_free(memory);
+    return moved;
+}
+
+void *fh_heap_realloc(void *memory, size_t bytes)
+{
+    struct fh_pool *pool = fh_heap_pool_of(memory);
+    size_t old_bytes = pool == NULL ? 0 : usable_bytes(pool);
+    if (FH_UNLIKELY(old_bytes == 0))
+        fh_fatal_pointer("realloc", memory, "not a live block of this allocator");
+    bool in_pool = fh_load_own_u8(&pool->kind) == FH_POOL_BLOCKS;
+    if (in_pool ? fits(pool, bytes)
+                : bytes > FH_BLOCK_MAX_BYTES && bytes <= PTRDIFF_MAX && fh_large_resize(pool, bytes))
+        return memory;
+    void *moved = bytes > PTRDIFF_MAX ? NULL : move(pool, memory, old_bytes, bytes);
+    if (moved == NULL && bytes <= old_bytes)
+        return memory; /* to shrink is only an economy */
+    return or_no_memory(moved);
+}

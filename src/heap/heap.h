@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT */
+/* Heaps: the pools that one thread allocates from, and the fast paths.
+ *
+ * A heap is a type-stable struct in a dense array, found by one thread-local pointer. Per class it has
+ * a bin (blocks ready to pop), the pool they come from, and two short lists of further pools:
+ *
+ *   current  the bin's blocks are all of this pool. One live block more than there are is counted, so
+ *            that it is never found empty.
+ *   queued   pools with at least `threshold` free blocks, or adopted ones. At most FH_QUEUED_MAX.
+ *   waiting  pools that were full until this heap freed a block of theirs. At most FH_WAITING_MAX. A
+ *            waiting pool is queued once it has `threshold` free blocks; until then it is not
+ *            allocated from, so that nearly full pools do not change hands on every call.
+ *
+ * busy: set while the heap's thread is inside. A call that finds it set is in a signal handler that
+ * interrupted another call, or in a thread without a heap of its own; it borrows a heap, and frees as
+ * any other thread would. The two static heaps below are busy for ever.
+ *
+ * malloc with a block in the bin and a free by the owner are wait-free and have no atomic operation; a
+ * free by another thread is one CAS on the pool's word, see pool/pool.h.
+ */
+#ifndef FH_HEAP_HEAP_H
+#define FH_HEAP_HEAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "compiler.h"
+#include "pool.h"
+#include "region.h"
+#include "size_class.h"
+
+struct fh_bin {
+    struct fh_pool *current;
+    struct fh_pool *queued;  /* newest first */
+    struct fh_pool *waiting; /* newest first */
+    struct fh_pool *oldest_queued;
+    struct fh_pool *oldest_waiting;
+    uint16_t queued_count;
+    uint16_t waiting_count;
+    uint8_t zeroed; /* the ready blocks read as zero but for their first word */
+};
+
+struct fh_heap {
+    volatile uint8_t busy;
+    uint32_t id;
+    uint32_t slow_calls;
+    struct fh_region *region;
+    struct fh_block *ready[FH_CLASSES];
+    struct fh_bin bins[FH_CLASSES];
+};
+
+static_assert(sizeof(struct fh_heap) <= FH_HEAP_BYTES, "heaps lie FH_HEAP_BYTES apart");
+
+/* The heap of a thread that has none yet, and of one that gave its own back on exit. */
+extern const struct fh_heap fh_heap_none, fh_heap_gone;
+
+extern FH_THREAD_LOCAL const struct fh_heap *fh_heap_current;
+
+FH_ALWAYS_INLINE struct fh_heap *fh_heap_of_thread(void)
+{
+    return (struct fh_heap *)(uintptr_t)fh_heap_current; /* busy heaps are not written to */
+}
+
+/* ---- Off the fast path ------------------------------------------------------------------------ */
+
+/* The heap, busy, has no block of this class ready: find one. Ends the call: the heap is not busy any
+ * more. NULL with ENOMEM. */
+void *fh_heap_refill(struct fh_heap *heap, unsigned class_index);
+
+/* Any size, any state of the thread's heap. NULL with ENOMEM. */
+void *fh_heap_malloc_slow(size_t bytes);
+
+/* The heap is busy, and a local free has counted the pool's countdown down to 0. Ends the call. */
+void fh_heap_countdown_ended(struct fh_heap *heap, struct fh_pool *pool);
+
+/* A free of a block in a pool that this thread's heap once filled. */
+void fh_heap_free_home(struct fh_heap *heap, struct fh_pool *pool, struct fh_block *block);
+
+/* A free by no owner that has something to decide. */
+void fh_heap_free_deciding(struct fh_pool *pool, struct fh_block *block);
+
+/* A free of anything but a block in a pool or a span's first pool. */
+void fh_heap_free_other(struct fh_pool *pool, void *memory);
+
+/* A free of an address outside the region: NULL, an extra arena's block, a stranger. */
+void fh_heap_free_outside(void *memory);
+
+/* ---- The fast paths --------------------------------------------------------------------------- */
+
+/* A ready block of the class, or whatever it takes; the heap is not busy. */
+FH_ALWAYS_INLINE void *fh_heap_take(struct fh_heap *heap, unsigned class_index)
+{
+    heap->busy = 1;
+    FH_SIGNAL_FENCE(); /* a handler sees busy before it can see the bin change */
+    struct fh_block *block = heap->ready[class_index];
+    if (FH_UNLIKELY(block == NULL))
+        return fh_heap_refill(heap, class_index);
+    heap->ready[class_index] = block->next;
+    FH_SIGNAL_FENCE();
+    heap->busy = 0;
+    return block;
+}
+
+FH_ALWAYS_INLINE void *fh_heap_malloc(size_t bytes)
+{
+    if (FH_UNLIKELY(bytes > FH_SMALL_MAX_BYTES))
+        return fh_heap_malloc_slow(bytes);
+    struct fh_heap *heap = fh_heap_of_thread();
+    if (FH_UNLIKELY(heap->busy))
+        return fh_heap_malloc_slow(bytes);
+    return fh_heap_take(heap, fh_class_of_small(bytes));
+}
+
+FH_ALWAYS_INLINE struct fh_pool *fh_heap_pool_at_offset(uint64_t offset)
+{
+    char *descriptors = fh_load_settled_ptr(&fh_region_descriptors);
+    return (struct fh_pool *)(void *)(descriptors +
+                                      (offset >> FH_POOL_SHIFT << FH_DESCRIPTOR_SHIFT));
+}
+
+/* A free by a thread that does not own the pool. */
+FH_ALWAYS_INLINE void fh_heap_free_not_owner(struct fh_heap *heap, struct fh_pool *pool,
+                                             void *memory)
+{
+    if (FH_UNLIKELY(fh_load_own_u8(&pool->kind) != FH_POOL_BLOCKS))
+        fh_heap_free_other(pool, memory);
+    else if (FH_UNLIKELY(fh_load_own_ptr(&pool->home) == heap))
+        fh_heap_free_home(heap, pool, memory);
+    else if (FH_UNLIKELY(!fh_pool_free_remote(pool, memory)))
+        fh_heap_free_deciding(pool, memory);
+}
+
+FH_ALWAYS_INLINE void fh_heap_free_in_pool(struct fh_pool *pool, void *memory)
+{
+    struct fh_heap *heap = fh_heap_of_thread();
+    if (FH_UNLIKELY(fh_load_own_ptr(&pool->owner) != heap || heap->busy)) {
+        fh_heap_free_not_owner(heap, pool, memory);
+        return;
+    }
+    heap->busy = 1;
+    FH_SIGNAL_FENCE(); /* a handler sees busy before it can see the list change */
+    struct fh_block *block = memory;
+    block->next = pool->local;
+    pool->local = block;
+    uint32_t countdown = fh_load_own_u32(&pool->countdown) - 1;
+    fh_store_own_u32(&pool->countdown, countdown);
+    if (FH_UNLIKELY(countdown == 0)) {
+        fh_heap_countdown_ended(heap, pool);
+        return;
+    }
+    FH_SIGNAL_FENCE();
+    heap->busy = 0;
+}
+
+FH_ALWAYS_INLINE void fh_heap_free(void *memory)
+{
+    uint64_t offset = (uintptr_t)memory - fh_load_settled_u64(&fh_region_base);
+    if (FH_UNLIKELY(offset >= fh_load_settled_u64(&fh_region_bytes))) {
+        fh_heap_free_outside(memory);
+        return;
+    }
+    fh_heap_free_in_pool(fh_heap_pool_at_offset(offset), memory);
+}
+
+/* ---- The rest of the family ------------------------------------------------------------------- */
+
+/* Zero-filled. */
+void *fh_heap_calloc(size_t bytes);
+
+/* At a multiple of `alignment`, a power of two. */
+void *fh_heap_aligned(size_t alignment, size_t bytes);
+
+/* As fh_raw_realloc() for a live block and bytes > 0. */
+void *fh_heap_realloc(void *memory, size_t bytes);
+
+/* The pool that holds this address, span and large block included (their first); NULL for a stranger. */
+struct fh_pool *fh_heap_pool_of(const void *memory);
+
+/* How many bytes the live block may use; 0 for NULL and strangers. */
+size_t fh_heap_usable_bytes(const void *memory);
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+#include "large.h"
+
+#include "arena.h"
+#include "bits.h"
+#include "os.h"
+#include "purge.h"
+#include "shared.h"
+
+enum { USABLE_STEP_BYTES = 4096 }; /* finer than pools, so that nobody is lured into touching more */
+
+static size_t pools_for(size_t bytes)
+{
+    return (bytes + FH_POOL_BYTES - 1) >> FH_POOL_SHIFT;
+}
+
+static size_t arenas_for(size_t pools)
+{
+    return (pools + FH_ARENA_POOLS - 1) >> FH_ARENA_POOL_SHIFT;
+}
+
+static size_t units_of(size_t alignment, unsigned shift)
+{
+    return alignment >> shift == 0 ? 1 : alignment >> shift;
+}
+
+static void describe(struct fh_pool *pool, char *start, enum fh_pool_kind kind, size_t bytes)
+{
+    pool->origin = (uintptr_t)start - FH_BLOCK_ALIGN_BYTES;
+    fh_store_own_u32(&pool->pools, (uint32_t)pools_for(bytes));
+    fh_store_own_u64(&pool->usable_bytes, fh_round_up(bytes, USABLE_STEP_BYTES));
+    fh_store_own_u8(&pool->kind, (uint8_t)kind);
+}
+
+static bool claim(struct fh_region *region, size_t bytes, size_t alignment, struct fh_run *run)
+{
+    size_t pools = pools_for(bytes);
+    if (pools <= FH_ARENA_POOLS && alignment <= FH_ARENA_BYTES)
+        return fh_arena_claim(region, (unsigned)pools,
+                              (unsigned)units_of(alignment, FH_POOL_SHIFT), run);
+    return fh_arenas_claim(region, arenas_for(pools), units_of(alignment, FH_ARENA_SHIFT), run);
+}
+
+void *fh_large_malloc(size_t bytes, size_t alignment, bool *zeroed)
+{
+    struct fh_region *region = fh_region_get();
+    struct fh_run run;
+    if (region == NULL || bytes > PTRDIFF_MAX || alignment > PTRDIFF_MAX ||
+        !claim(region, bytes, alignment, &run))
+        return NULL;
+    char *start = fh_arena_pool_address(region, run.pool_index);
+    bool huge = pools_for(bytes) > FH_ARENA_POOLS || alignment > FH_ARENA_BYTES;
+    struct fh_pool *pool = (struct fh_pool *)(void *)(region->descriptors +
+                                                      (run.pool_index << FH_DESCRIPTOR_SHIFT));
+    describe(pool, start, huge ? FH_POOL_HUGE : FH_POOL_LARGE, bytes);
+    *zeroed = run.zeroed;
+    return start;
+}
+
+void fh_large_free(struct fh_pool *pool)
+{
+    struct fh_region *region = fh_region_peek();
+    size_t number = fh_pool_number(region, pool);
+    uint32_t pools = fh_load_own_u32(&pool->pools);
+    bool huge = fh_load_own_u8(&pool->kind) == FH_POOL_HUGE;
+    fh_store_own_u8(&pool->kind, FH_POOL_NONE);
+    if (huge)
+        fh_arenas_release(region, number, arenas_for(pools), pools);
+    else
+        fh_arena_release(region, number, pools);
+    fh_purge_tick(region);
+}
+
+static bool resize_pools(struct fh_region *region, size_t number, uint32_t pools, size_t wanted)
+{
+    if (wanted > FH_ARENA_POOLS)
+        return false;
+    if (wanted > pools)
+        return fh_arena_extend(region, number, pools, (unsigned)wanted - pools);
+    if (wanted < pools)
+        fh_arena_release(region, number + wanted, pools - (unsigned)wanted);
+    return true;
+}
+
+static bool resize_arenas(struct fh_region *region, size_t number, uint32_t pools, size_t wanted)
+{
+    size_t arenas = arenas_for(pools);
+    size_t wanted_arenas = arenas_for(wanted);
+    if (wanted <= FH_ARENA_POOLS)
+        return false; /* no longer huge: it shall move to where it wastes less */
+    if (wanted_arenas > arenas)
+        return fh_arenas_extend(region, number, arenas, wanted_arenas - arenas);
+    size_t kept = wanted_arenas << FH_ARENA_POOL_SHIFT;
+    if (wanted_arenas < arenas)
+        fh_arenas_release(region, number + kept, arenas - wanted_arenas, pools - kept);
+    return true;
+}
+
+bool fh_large_resize(struct fh_pool *pool, size_t bytes)
+{
+    struct fh_region *region = fh_region_peek();
+    size_t number = fh_pool_number(region, pool);
+    uint32_t pools = fh_load_own_u32(&pool->pools);
+    enum fh_pool_kind kind = fh_load_own_u8(&pool->kind);
+    size_t wanted = pools_for(bytes);
+    bool done = kind == FH_POOL_HUGE ? resize_arenas(region, number, pools, wanted)
+                                     : resize_pools(region, number, pools, wanted);
+    if (done)
+        describe(pool, (char *)pool->origin + FH_BLOCK_ALIGN_BYTES, kind, bytes);
+    return done;
+}
+
+bool fh_large_move(struct fh_pool *from, struct fh_pool *to, size_t bytes)
+{
+    if (fh_load_own_u8(&from->kind) != FH_POOL_HUGE || fh_load_own_u8(&to->kind) != FH_POOL_HUGE)
+        return false;
+    char *source = (char *)from->origin + FH_BLOCK_ALIGN_BYTES;
+    char *target = (char *)to->origin + FH_BLOCK_ALIGN_BYTES;
+    return fh_os_move(source, target, fh_round_up(bytes, FH_POOL_BYTES));
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* Where a heap's blocks come from, and where its pools go. */
+#ifndef FH_HEAP_REFILL_H
+#define FH_HEAP_REFILL_H
+
+#include "heap.h"
+
+/* Of a busy heap: a block of the class, or NULL if memory is short. *zeroed: the block reads as zero but
+ * for its first word. */
+struct fh_block *fh_heap_next_block(struct fh_heap *heap, unsigned class_index, bool *zeroed);
+
+/* Give all pools of one class to whoever needs them. */
+void fh_heap_drain_class(struct fh_heap *heap, unsigned class_index);
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/* What the allocator needs from the system: address space, pages, a clock.
+ *
+ * Everything here may be called by any thread and in a signal handler, takes no lock in user space,
+ * allocates nothing and leaves errno alone. Addresses and sizes are multiples of fh_os_page_bytes()
+ * unless said otherwise. Each call may be refused (limits, strict overcommit, sandboxes); the caller
+ * then goes on without.
+ */
+#ifndef FH_OS_OS_H
+#define FH_OS_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Private zero-filled pages, made when first touched; NULL if refused. Not counted against the
+ * system's commit limit where the system lets us choose. */
+void *fh_os_map(size_t bytes);
+
+/* Address space only: nothing may be touched before fh_os_commit(). NULL if refused. */
+void *fh_os_reserve(size_t bytes);
+
+/* Make reserved pages usable; harmless when they are already, and keeps what is in them. */
+bool fh_os_commit(void *start, size_t bytes);
+
+/* Give address space back. The system may refuse even this (too many mappings); it is then kept. */
+void fh_os_unmap(void *start, size_t bytes);
+
+/* Give the pages back and keep the addresses: they read as zeros from now on. False if refused, and
+ * their content is then unchanged. */
+bool fh_os_purge(void *start, size_t bytes);
+
+/* Move the pages of [from, from + bytes) to [to, to + bytes), whose own pages are lost, without
+ * copying; what stays at `from` reads as zeros. False if refused, and nothing is then changed. */
+bool fh_os_move(void *from, void *to, size_t bytes);
+
+/* 4096, 16384, 65536, …: found at run time, so that one binary serves all kernels. */
+size_t fh_os_page_bytes(void);
+
+/* Milliseconds since some fixed moment, at a resolution of a few. Wraps after 49 days. */
+uint32_t fh_os_now_ms(void);
+
+/* The process's limit on address space in bytes (RLIMIT_AS), or SIZE_MAX. */
+size_t fh_os_address_space_limit_bytes(void);
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+#include "os.h"
+
+#include <errno.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+
+static void *map(size_t bytes, int protection)
+{
+    int saved_errno = errno;
+    void *start =
+        mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    errno = saved_errno;
+    return start == MAP_FAILED ? NULL : start;
+}
+
+void *fh_os_map(size_t bytes)
+{
+    return map(bytes, PROT_READ | PROT_WRITE);
+}
+
+void *fh_os_reserve(size_t bytes)
+{
+    return map(bytes, PROT_NONE);
+}
+
+bool fh_os_commit(void *start, size_t bytes)
+{
+    int saved_errno = errno;
+    bool done = mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0;
+    errno = saved_errno;
+    return done;
+}
+
+void fh_os_unmap(void *start, size_t bytes)
+{
+    int saved_errno = errno;
+    (void)munmap(start, bytes); /* refused: the address space stays ours and unused */
+    errno = saved_errno;
+}
+
+bool fh_os_purge(void *start, size_t bytes)
+{
+    int saved_errno = errno;
+    bool done = madvise(start, bytes, MADV_DONTNEED) == 0;
+    errno = saved_errno;
+    return done;
+}
+
+bool fh_os_move(void *from, void *to, size_t bytes)
+{
+    int saved_errno = errno;
+    int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+    bool done = mremap(from, bytes, bytes, flags, to) == to;
+    errno = saved_errno;
+    return done;
+}
+
+size_t fh_os_page_bytes(void)
+{
+    unsigned long bytes = getauxval(AT_PAGESZ);
+    return bytes == 0 ? 4096 : bytes;
+}
+
+uint32_t fh_os_now_ms(void)
+{
+    struct timespec now = {0, 0};
+    int saved_errno = errno;
+    (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* read in user space; cannot fail here */
+    errno = saved_errno;
+    return (uint32_t)now.tv_sec * 1000u + (uint32_t)(now.tv_nsec / 1000000);
+}
+
+size_t fh_os_address_space_limit_bytes(void)
+{
+    struct rlimit limit;
+    int saved_errno = errno;
+    bool known = getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+    errno = saved_errno;
+    return known ? (size_t)limit.rlim_cur : SIZE_MAX;
+}

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+#include "pool.h"
+
+#include "size_class.h"
+
+static uint64_t load_word(const struct fh_pool *pool)
+{
+    return fh_load_relaxed_u64(&pool->word); /* a guess: each CAS checks it */
+}
+
+static void set_live(struct fh_pool *pool, uint32_t live)
+{
+    fh_store_own_u32(&pool->countdown, live);
+    fh_store_own_u32(&pool->live_then, 0);
+}
+
+/* Set after the CAS that acquired the pool and cleared before the one that gives it up, both by the
+ * owner itself: so whoever finds itself in it is the owner, however stale the read. */
+static void set_owner(struct fh_pool *pool, void *heap)
+{
+    fh_store_own_ptr(&pool->owner, heap);
+}
+
+void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool zeroed, void *heap,
+                   uint32_t heap_id)
+{
+    unsigned pools = fh_class_pools(class_index);
+    pool->origin = (uintptr_t)start - FH_BLOCK_ALIGN_BYTES;
+    fh_store_own_u8(&pool->class_index, (uint8_t)class_index);
+    pool->zeroed = zeroed;
+    fh_store_own_u32(&pool->block_bytes, (uint32_t)fh_class_block_bytes(class_index));
+    fh_store_own_u32(&pool->capacity, fh_class_capacity(class_index));
+    fh_store_own_u32(&pool->threshold, pool->capacity / 8 > 1 ? pool->capacity / 8 : 1);
+    fh_store_own_u32(&pool->pools, pools);
+    pool->local = NULL;
+    fh_store_own_u32(&pool->carved, 0);
+    set_live(pool, 0);
+    for (unsigned i = 1; i < pools; i++) {
+        pool[i].head_distance = (uint8_t)i;
+        fh_store_own_u8(&pool[i].kind, FH_POOL_INSIDE);
+    }
+    fh_store_own_u8(&pool->kind, FH_POOL_BLOCKS);
+    /* Relaxed: nobody has a block of it; who gets one gets it from us. */
+    fh_store_relaxed_u64(&pool->word, fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0));
+    fh_store_own_ptr(&pool->home, heap);
+    set_owner(pool, heap);
+}
+
+void fh_pool_end(struct fh_pool *pool)
+{
+    for (uint32_t i = 0; i < fh_load_own_u32(&pool->pools); i++)
+        fh_store_own_u8(&pool[i].kind, FH_POOL_NONE);
+    /* Relaxed: the release of its bits in the arena passes this on. */
+    fh_store_relaxed_u64(&pool->word, fh_word(FH_FREE, 0, 0, 0));
+}
+
+/* ---- The owner's lists ------------------------------------------------------------------------ */
+
+/* How many blocks starting at `address` begin before the next multiple of FH_CARVE_BYTES; at least one. */
+static uint32_t blocks_in_page(uintptr_t address, uint32_t block_bytes)
+{
+    uint32_t bytes = FH_CARVE_BYTES - (uint32_t)(address % FH_CARVE_BYTES);
+    return (bytes + block_bytes - 1) / block_bytes;
+}
+
+struct fh_block *fh_pool_carve(struct fh_pool *pool)
+{
+    uint32_t carved = fh_load_own_u32(&pool->carved);
+    uint32_t left = pool->capacity - carved;
+    if (left == 0)
+        return NULL;
+    uint32_t block_bytes = pool->block_bytes;
+    char *first =
+        (char *)pool->origin + FH_BLOCK_ALIGN_BYTES + (size_t)carved * block_bytes;
+    uint32_t count = blocks_in_page((uintptr_t)first, block_bytes);
+    count = count < left ? count : left;
+    char *last = first + (size_t)(count - 1) * block_bytes;
+    for (char *at = first; at < last; at += block_bytes)
+        ((struct fh_block *)(void *)at)->next = (struct fh_block *)(void *)(at + block_bytes);
+    ((struct fh_block *)(void *)last)->next = NULL;
+    fh_store_own_u32(&pool->carved, carved + count);
+    fh_store_own_u32(&pool->countdown, fh_load_own_u32(&pool->countdown) + count);
+    return (struct fh_block *)(void *)first;
+}
+
+/* live + length(local) == carved: what is on the list follows, and need not be counted. */
+struct fh_block *fh_pool_take_local(struct fh_pool *pool)
+{
+    struct fh_block *blocks = pool->local;
+    if (blocks == NULL)
+        return NULL;
+    uint32_t current = pool->list == FH_LIST_CURRENT; /* see fh_heap_make_current() */
+    pool->local = NULL;
+    set_live(pool, fh_load_own_u32(&pool->carved) + current);
+    return blocks;
+}
+
+struct fh_block *fh_pool_collect(struct fh_pool *pool, uint32_t heap_id)
+{
+    uint64_t word = load_word(pool);
+    do {
+        if ((word & FH_WORD_HEAD_MASK) == 0)
+            return NULL;
+        /* [remote-free] acquire: the blocks' links, and their last users are done with them. */
+    } while (!fh_cas_acquire_u64(&pool->word, &word,
+                                 fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
+    return fh_word_list(pool, word);
+}
+
+void fh_pool_put_back(struct fh_pool *pool, struct fh_block *blocks)
+{
+    uint32_t count = 1;
+    struct fh_block *last = blocks;
+    for (; last->next != NULL; last = last->next)
+        count++;
+    last->next = pool->local;
+    pool->local = blocks;
+    fh_store_own_u32(&pool->countdown, fh_load_own_u32(&pool->countdown) - count);
+}
+
+/* ---- Transitions of the word ------------------------------------------------------------------ */
+
+bool fh_pool_leave_full(struct fh_pool *pool, void *heap, uint32_t heap_id)
+{
+    uint64_t word = fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0);
+    set_owner(pool, NULL);
+    /* [pool-hand-over] release: the owner's line, to the acquires in fh_pool_adopt() and
+     * fh_pool_take_back(). */
+    if (fh_cas_acq_rel_u64(&pool->word, &word, fh_word(FH_FULL, heap_id, pool->threshold, 0)))
+        return true;
+    set_owner(pool, heap);
+    return false;
+}
+
+bool fh_pool_take_back(struct fh_pool *pool, void *heap, uint32_t heap_id, struct fh_block *block)
+{
+    uint64_t word = load_word(pool);
+    do {
+        if (fh_word_state(word) != FH_FULL || fh_word_owner(word) != heap_id)
+            return false;
+        /* [remote-free] acquire; [pool-hand-over] acquire, though only from this heap itself. */
+    } while (!fh_cas_acq_rel_u64(&pool->word, &word,
+                                 fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
+    uint32_t freed = pool->threshold - fh_word_credits(word) + 1;
+    block->next = fh_word_list(pool, word);
+    pool->local = block;
+    set_live(pool, pool->capacity - freed);
+    set_owner(pool, heap);
+    return true;
+}
+
+bool fh_pool_adopt(struct fh_pool *pool, void *heap, uint32_t heap_id)
+{
+    uint64_t word = load_word(pool);
+    do {
+        if (fh_word_state(word) != FH_SHARED)
+            return false;
+        /* [remote-free] acquire; [pool-hand-over] acquire: the last owner's line. */
+    } while (!fh_cas_acq_rel_u64(&pool->word, &word,
+                                 fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
+    pool->local = fh_word_list(pool, word);
+    set_live(pool, fh_word_credits(word));
+    fh_store_own_ptr(&pool->home, heap);
+    set_owner(pool, heap);
+    return true;
+}
+
+/* Append the remotely freed blocks, if any, to the local list, by a walk over the new ones. */
+static void collect_to_local(struct fh_pool *pool, uint32_t heap_id)
+{
+    struct fh_block *blocks = fh_pool_collect(pool, heap_id);
+    if (blocks != NULL)
+        fh_pool_put_back(pool, blocks);
+}
+
+/* The word for an owner's pool that it gives up, with every known free block on the local list. */
+static uint64_t word_given_up(const struct fh_pool *pool)
+{
+    uint32_t live = fh_pool_live(pool);
+    uint32_t available = pool->capacity - live;
+    uint32_t head = fh_pool_index_of(pool, pool->local);
+    if (live == 0)
+        return fh_word(FH_FREE, 0, 0, 0);
+    if (available >= pool->threshold)
+        return fh_word(FH_SHARED, 0, live, head);
+    return fh_word(FH_FULL, 0, pool->threshold - available, head);
+}
+
+static enum fh_pool_event event_of(uint64_t word)
+{
+    switch (fh_word_state(word)) {
+    case FH_SHARED:
+        return FH_POOL_NOW_SHARED;
+    case FH_FREE:
+        return FH_POOL_NOW_EMPTY;
+    default:
+        return FH_POOL_NOTHING;
+    }
+}
+
+enum fh_pool_event fh_pool_give_up(struct fh_pool *pool, uint32_t heap_id)
+{
+    const uint64_t nothing_remote = fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0);
+    uint64_t word;
+    uint64_t after;
+    set_owner(pool, NULL);
+    do {
+        collect_to_local(pool, heap_id);
+        after = word_given_up(pool);
+        word = nothing_remote;
+        /* [pool-hand-over] release: the owner's line and the local list. Fails only when another
+         * thread freed a block meanwhile. */
+    } while (!fh_cas_acq_rel_u64(&pool->word, &word, after));
+    return event_of(after);
+}
+
+/* What the free that uses up the last credit makes of the pool. */
+static uint64_t word_decided(const struct fh_pool *pool, uint64_t word, uint64_t head)
+{
+    if (fh_word_state(word) == FH_FULL)
+        return fh_word(FH_SHARED, 0, pool->capacity - pool->threshold, (uint32_t)head);
+    return fh_word(FH_FREE, 0, 0, 0);
+}
+
+enum fh_pool_event fh_pool_free_deciding(struct fh_pool *pool, struct fh_block *block)
+{
+    uint64_t head = fh_pool_index_of(pool, block);
+    uint64_t word = load_word(pool);
+    uint64_t after;
+    enum fh_pool_event event;
+    do {
+        bool decides = fh_word_credits(word) == 1;
+        block->next = fh_word_list(pool, word);
+        after = decides ? word_decided(pool, word, head)
+                        : (word & ~FH_WORD_HEAD_MASK) - FH_WORD_CREDIT + head;
+        event = decides ? event_of(after) : FH_POOL_NOTHING;
+        /* [remote-free] release as in fh_pool_free_remote(); acquire, because who empties the pool
+         * gives away everybody's blocks. */
+    } while (!fh_cas_acq_rel_u64(&pool->word, &word, after));
+    return event;
+}
+
+bool fh_pool_has_block_at(const struct fh_pool *pool, const void *address)
+{
+    size_t offset = (uintptr_t)address - pool->origin - FH_BLOCK_ALIGN_BYTES;
+    return offset % pool->block_bytes == 0 && offset / pool->block_bytes < pool->capacity;
+}
