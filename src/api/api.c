@@ -31,7 +31,7 @@ size_t fh_usable_size(const void *block)
 void fh_thread_flush(void)
 {
     struct fh_heap *heap = fh_heap_of_thread();
-    if (heap->busy)
+    if (fh_heap_is_busy(heap))
         return; /* there is none, or it is in use below this handler */
     heap = fh_heap_enter();
     fh_heap_drain(heap);

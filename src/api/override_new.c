@@ -60,9 +60,10 @@ FH_ALWAYS_INLINE void *new_plain(size_t bytes)
     {                                                                                              \
         return new_aligned(bytes, alignment);                                                      \
     }
+/* The further arguments of a delete are promises of the caller's that we need not rely on. */
 #define DEFINE_DELETE(name, ...)                                                                   \
-    EXPORT void name(void *memory __VA_ARGS__);                                                    \
-    void name(void *memory __VA_ARGS__)                                                            \
+    EXPORT void name(__VA_ARGS__);                                                                 \
+    void name(__VA_ARGS__)                                                                         \
     {                                                                                              \
         fh_heap_free(memory);                                                                      \
     }
@@ -73,11 +74,11 @@ DEFINE_NEW_ALIGNED(_ZnwmSt11align_val_t)
 DEFINE_NEW_ALIGNED(_ZnamSt11align_val_t)
 
 #pragma GCC diagnostic ignored "-Wunused-parameter"
-DEFINE_DELETE(_ZdlPv)
-DEFINE_DELETE(_ZdaPv)
-DEFINE_DELETE(_ZdlPvm, , size_t bytes)
-DEFINE_DELETE(_ZdaPvm, , size_t bytes)
-DEFINE_DELETE(_ZdlPvSt11align_val_t, , size_t alignment)
-DEFINE_DELETE(_ZdaPvSt11align_val_t, , size_t alignment)
-DEFINE_DELETE(_ZdlPvmSt11align_val_t, , size_t bytes, size_t alignment)
-DEFINE_DELETE(_ZdaPvmSt11align_val_t, , size_t bytes, size_t alignment)
+DEFINE_DELETE(_ZdlPv, void *memory)
+DEFINE_DELETE(_ZdaPv, void *memory)
+DEFINE_DELETE(_ZdlPvm, void *memory, size_t bytes)
+DEFINE_DELETE(_ZdaPvm, void *memory, size_t bytes)
+DEFINE_DELETE(_ZdlPvSt11align_val_t, void *memory, size_t alignment)
+DEFINE_DELETE(_ZdaPvSt11align_val_t, void *memory, size_t alignment)
+DEFINE_DELETE(_ZdlPvmSt11align_val_t, void *memory, size_t bytes, size_t alignment)
+DEFINE_DELETE(_ZdaPvmSt11align_val_t, void *memory, size_t bytes, size_t alignment)

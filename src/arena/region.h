@@ -66,9 +66,9 @@ struct fh_region {
 
 /* Copies of the region's fields for the fast path; all zero until there is a region, which makes every
  * address a stranger. Settled: see base/atomic.h. */
-extern uint64_t fh_region_base;
-extern uint64_t fh_region_bytes;
-extern void *fh_region_descriptors;
+extern uint64_t fh_region_base FH_HIDDEN;
+extern uint64_t fh_region_bytes FH_HIDDEN;
+extern void *fh_region_descriptors FH_HIDDEN;
 
 /* The region, made now if there is none; NULL if the system refuses even a small one. */
 struct fh_region *fh_region_get(void);

@@ -13,6 +13,9 @@
 #define FH_NORETURN __attribute__((noreturn))
 #define FH_WEAK     __attribute__((weak))
 
+/* A variable of ours in another file: no detour through the global offset table. */
+#define FH_HIDDEN __attribute__((visibility("hidden")))
+
 #define FH_CACHE_LINE_ALIGNED __attribute__((aligned(64)))
 
 /* Initial-exec: one load from the thread pointer and never a call of __tls_get_addr, which may

@@ -36,7 +36,7 @@ void *fh_heap_malloc_slow(size_t bytes)
     if (bytes > FH_BLOCK_MAX_BYTES)
         return or_no_memory(fh_large_malloc(bytes, 1, &zeroed));
     struct fh_heap *heap = fh_heap_of_thread();
-    if (FH_LIKELY(!heap->busy))
+    if (FH_LIKELY(!fh_heap_is_busy(heap)))
         return fh_heap_take(heap, fh_class_of(bytes));
     return or_no_memory(take(fh_class_of(bytes), &zeroed));
 }
@@ -111,19 +111,25 @@ size_t fh_heap_usable_bytes(const void *memory)
 
 /* ---- Freeing ---------------------------------------------------------------------------------- */
 
+static void free_large(struct fh_pool *pool, void *memory)
+{
+    if ((uintptr_t)memory != pool->origin + FH_BLOCK_ALIGN_BYTES)
+        fh_fatal_pointer("free", memory, "inside a block, not its start");
+    fh_large_free(pool);
+}
+
 void fh_heap_free_other(struct fh_pool *pool, void *memory)
 {
-    if (fh_load_own_u8(&pool->kind) == FH_POOL_INSIDE)
-        pool -= pool->head_distance;
     switch (fh_load_own_u8(&pool->kind)) {
     case FH_POOL_BLOCKS:
-        fh_heap_free_in_pool(pool, memory);
+        fh_heap_free_deciding(pool, memory);
+        return;
+    case FH_POOL_INSIDE:
+        fh_heap_free_in_pool(pool - pool->head_distance, memory);
         return;
     case FH_POOL_LARGE:
     case FH_POOL_HUGE:
-        if ((uintptr_t)memory != pool->origin + FH_BLOCK_ALIGN_BYTES)
-            fh_fatal_pointer("free", memory, "inside a block, not its start");
-        fh_large_free(pool);
+        free_large(pool, memory);
         return;
     default:
         fh_fatal_pointer("free", memory, "not a live block (freed twice?)");
@@ -137,10 +143,7 @@ void fh_heap_free_outside(void *memory)
     struct fh_pool *pool = fh_heap_pool_of(memory);
     if (pool == NULL)
         fh_fatal_pointer("free", memory, "not memory of this allocator");
-    if (fh_load_own_u8(&pool->kind) == FH_POOL_BLOCKS)
-        fh_heap_free_in_pool(pool, memory);
-    else
-        fh_heap_free_other(pool, memory);
+    fh_heap_free_in_pool(pool, memory);
 }
 
 /* ---- Resizing --------------------------------------------------------------------------------- */

@@ -11,9 +11,9 @@
  *            waiting pool is queued once it has `threshold` free blocks; until then it is not
  *            allocated from, so that nearly full pools do not change hands on every call.
  *
- * busy: set while the heap's thread is inside. A call that finds it set is in a signal handler that
- * interrupted another call, or in a thread without a heap of its own; it borrows a heap, and frees as
- * any other thread would. The two static heaps below are busy for ever.
+ * busy: said of a heap while its thread is inside. A call that finds it busy is in a signal handler
+ * that interrupted another call, or in a thread without a heap of its own; it borrows a heap, and frees
+ * as any other thread would. The two static heaps below, and all that nobody holds, are always busy.
  *
  * malloc with a block in the bin and a free by the owner are wait-free and have no atomic operation; a
  * free by another thread is one CAS on the pool's word, see pool/pool.h.
@@ -42,24 +42,42 @@ struct fh_bin {
 };
 
 struct fh_heap {
-    volatile uint8_t busy;
+    struct fh_block *ready[FH_CLASSES]; /* first: indexed without an offset */
+    size_t fast_below; /* requests below this may take the fast path; 0: none may, the heap is busy */
     uint32_t id;
     uint32_t slow_calls;
     struct fh_region *region;
-    struct fh_block *ready[FH_CLASSES];
     struct fh_bin bins[FH_CLASSES];
 };
 
 static_assert(sizeof(struct fh_heap) <= FH_HEAP_BYTES, "heaps lie FH_HEAP_BYTES apart");
 
 /* The heap of a thread that has none yet, and of one that gave its own back on exit. */
-extern const struct fh_heap fh_heap_none, fh_heap_gone;
+extern const struct fh_heap fh_heap_none FH_HIDDEN, fh_heap_gone FH_HIDDEN;
 
-extern FH_THREAD_LOCAL const struct fh_heap *fh_heap_current;
+extern FH_THREAD_LOCAL const struct fh_heap *fh_heap_current FH_HIDDEN;
 
 FH_ALWAYS_INLINE struct fh_heap *fh_heap_of_thread(void)
 {
     return (struct fh_heap *)(uintptr_t)fh_heap_current; /* busy heaps are not written to */
+}
+
+FH_ALWAYS_INLINE bool fh_heap_is_busy(const struct fh_heap *heap)
+{
+    return heap->fast_below == 0;
+}
+
+/* The fences are for handlers of this thread: what happens in between they see only when busy. */
+FH_ALWAYS_INLINE void fh_heap_set_busy(struct fh_heap *heap)
+{
+    heap->fast_below = 0;
+    FH_SIGNAL_FENCE();
+}
+
+FH_ALWAYS_INLINE void fh_heap_set_idle(struct fh_heap *heap)
+{
+    FH_SIGNAL_FENCE();
+    heap->fast_below = FH_SMALL_MAX_BYTES + 1;
 }
 
 /* ---- Off the fast path ------------------------------------------------------------------------ */
@@ -77,10 +95,7 @@ void fh_heap_countdown_ended(struct fh_heap *heap, struct fh_pool *pool);
 /* A free of a block in a pool that this thread's heap once filled. */
 void fh_heap_free_home(struct fh_heap *heap, struct fh_pool *pool, struct fh_block *block);
 
-/* A free by no owner that has something to decide. */
-void fh_heap_free_deciding(struct fh_pool *pool, struct fh_block *block);
-
-/* A free of anything but a block in a pool or a span's first pool. */
+/* A free that has something to decide, or is of anything but a block that starts in a pool of blocks. */
 void fh_heap_free_other(struct fh_pool *pool, void *memory);
 
 /* A free of an address outside the region: NULL, an extra arena's block, a stranger. */
@@ -89,25 +104,21 @@ void fh_heap_free_outside(void *memory);
 /* ---- The fast paths --------------------------------------------------------------------------- */
 
 /* A ready block of the class, or whatever it takes; the heap is not busy. */
-FH_ALWAYS_INLINE void *fh_heap_take(struct fh_heap *heap, unsigned class_index)
+FH_ALWAYS_INLINE void *fh_heap_take(struct fh_heap *heap, size_t class_index)
 {
-    heap->busy = 1;
-    FH_SIGNAL_FENCE(); /* a handler sees busy before it can see the bin change */
+    fh_heap_set_busy(heap);
     struct fh_block *block = heap->ready[class_index];
     if (FH_UNLIKELY(block == NULL))
-        return fh_heap_refill(heap, class_index);
+        return fh_heap_refill(heap, (unsigned)class_index);
     heap->ready[class_index] = block->next;
-    FH_SIGNAL_FENCE();
-    heap->busy = 0;
+    fh_heap_set_idle(heap);
     return block;
 }
 
 FH_ALWAYS_INLINE void *fh_heap_malloc(size_t bytes)
 {
-    if (FH_UNLIKELY(bytes > FH_SMALL_MAX_BYTES))
-        return fh_heap_malloc_slow(bytes);
     struct fh_heap *heap = fh_heap_of_thread();
-    if (FH_UNLIKELY(heap->busy))
+    if (FH_UNLIKELY(bytes >= heap->fast_below)) /* too large, or busy */
         return fh_heap_malloc_slow(bytes);
     return fh_heap_take(heap, fh_class_of_small(bytes));
 }
@@ -123,23 +134,20 @@ FH_ALWAYS_INLINE struct fh_pool *fh_heap_pool_at_offset(uint64_t offset)
 FH_ALWAYS_INLINE void fh_heap_free_not_owner(struct fh_heap *heap, struct fh_pool *pool,
                                              void *memory)
 {
-    if (FH_UNLIKELY(fh_load_own_u8(&pool->kind) != FH_POOL_BLOCKS))
-        fh_heap_free_other(pool, memory);
-    else if (FH_UNLIKELY(fh_load_own_ptr(&pool->home) == heap))
+    if (FH_UNLIKELY(fh_load_own_ptr(&pool->home) == heap))
         fh_heap_free_home(heap, pool, memory);
     else if (FH_UNLIKELY(!fh_pool_free_remote(pool, memory)))
-        fh_heap_free_deciding(pool, memory);
+        fh_heap_free_other(pool, memory);
 }
 
 FH_ALWAYS_INLINE void fh_heap_free_in_pool(struct fh_pool *pool, void *memory)
 {
     struct fh_heap *heap = fh_heap_of_thread();
-    if (FH_UNLIKELY(fh_load_own_ptr(&pool->owner) != heap || heap->busy)) {
+    if (FH_UNLIKELY(fh_load_own_ptr(&pool->owner) != heap || fh_heap_is_busy(heap))) {
         fh_heap_free_not_owner(heap, pool, memory);
         return;
     }
-    heap->busy = 1;
-    FH_SIGNAL_FENCE(); /* a handler sees busy before it can see the list change */
+    fh_heap_set_busy(heap);
     struct fh_block *block = memory;
     block->next = pool->local;
     pool->local = block;
@@ -149,8 +157,7 @@ FH_ALWAYS_INLINE void fh_heap_free_in_pool(struct fh_pool *pool, void *memory)
         fh_heap_countdown_ended(heap, pool);
         return;
     }
-    FH_SIGNAL_FENCE();
-    heap->busy = 0;
+    fh_heap_set_idle(heap);
 }
 
 FH_ALWAYS_INLINE void fh_heap_free(void *memory)

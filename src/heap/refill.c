@@ -266,9 +266,8 @@ static bool may_take_back(const struct fh_heap *heap, const struct fh_pool *pool
 
 void fh_heap_free_home(struct fh_heap *heap, struct fh_pool *pool, struct fh_block *block)
 {
-    if (!heap->busy && may_take_back(heap, pool)) {
-        heap->busy = 1;
-        FH_SIGNAL_FENCE();
+    if (!fh_heap_is_busy(heap) && may_take_back(heap, pool)) {
+        fh_heap_set_busy(heap);
         bool taken = fh_pool_take_back(pool, heap, heap->id, block);
         if (taken)
             place_taken_back(heap, pool);
@@ -277,7 +276,7 @@ void fh_heap_free_home(struct fh_heap *heap, struct fh_pool *pool, struct fh_blo
             return;
     }
     if (!fh_pool_free_remote(pool, block))
-        fh_heap_free_deciding(pool, block);
+        fh_heap_free_other(pool, block);
 }
 
 void fh_heap_free_deciding(struct fh_pool *pool, struct fh_block *block)

@@ -9,6 +9,9 @@
  * for its first word. */
 struct fh_block *fh_heap_next_block(struct fh_heap *heap, unsigned class_index, bool *zeroed);
 
+/* A free by no owner that has something to decide. */
+void fh_heap_free_deciding(struct fh_pool *pool, struct fh_block *block);
+
 /* Give all pools of one class to whoever needs them. */
 void fh_heap_drain_class(struct fh_heap *heap, unsigned class_index);
 

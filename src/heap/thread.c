@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A heap id is free if it is in the hint set FH_HINTS_HEAPS, whose lowest level is the truth here: who
- * takes the bit out holds the heap. A heap that nobody holds has no pools, is not busy, and is
- * otherwise as its last holder left it.
+ * takes the bit out holds the heap. A heap that nobody holds has no pools, is busy, and is otherwise as
+ * its last holder left it: so one that was never held, all zeros, is like any other.
  */
 #include "thread.h"
 
@@ -10,8 +10,8 @@
 #include "hints.h"
 #include "refill.h"
 
-const struct fh_heap fh_heap_none = {.busy = 1};
-const struct fh_heap fh_heap_gone = {.busy = 1};
+const struct fh_heap fh_heap_none;
+const struct fh_heap fh_heap_gone;
 
 FH_THREAD_LOCAL const struct fh_heap *fh_heap_current = &fh_heap_none;
 
@@ -61,10 +61,9 @@ static struct fh_heap *claim_heap(void)
     return heap != NULL ? heap : claim_new(region);
 }
 
-/* Of a heap that has no pools. */
+/* Of a busy heap that has no pools. */
 static void release_heap(struct fh_heap *heap)
 {
-    heap->busy = 0;
     /* [heap-id] release: the heap's fields, to the next claim_used(). */
     fh_hints_set(&heap->region->hints, FH_HINTS_HEAPS, heap->id - 1);
 }
@@ -76,9 +75,9 @@ static void release_heap(struct fh_heap *heap)
 static void leave_thread(void *heap_pointer)
 {
     struct fh_heap *heap = heap_pointer;
-    if (fh_heap_of_thread() != heap || heap->busy)
+    if (fh_heap_of_thread() != heap || fh_heap_is_busy(heap))
         return;
-    heap->busy = 1;
+    fh_heap_set_busy(heap);
     fh_heap_drain(heap);
     fh_heap_current = &fh_heap_gone;
     FH_SIGNAL_FENCE(); /* from here on a handler borrows, and the heap may be another thread's */
@@ -128,7 +127,6 @@ static struct fh_heap *attach_new(void)
     struct fh_heap *heap = claim_heap();
     if (heap == NULL)
         return NULL;
-    heap->busy = 1;
     if (attach(heap))
         drain_on_exit(heap); /* may call calloc, which borrows: the heap is busy */
     return heap;             /* not attached: a handler was first, and this one is borrowed */
@@ -137,24 +135,17 @@ static struct fh_heap *attach_new(void)
 struct fh_heap *fh_heap_enter(void)
 {
     struct fh_heap *heap = fh_heap_of_thread();
-    if (!heap->busy) {
-        heap->busy = 1;
-        FH_SIGNAL_FENCE();
+    if (!fh_heap_is_busy(heap)) {
+        fh_heap_set_busy(heap);
         return heap;
     }
-    if (heap == &fh_heap_none)
-        return attach_new();
-    heap = claim_heap();
-    if (heap != NULL)
-        heap->busy = 1;
-    return heap;
+    return heap == &fh_heap_none ? attach_new() : claim_heap();
 }
 
 void fh_heap_leave(struct fh_heap *heap)
 {
-    FH_SIGNAL_FENCE();
     if (fh_heap_of_thread() == heap) {
-        heap->busy = 0;
+        fh_heap_set_idle(heap);
         return;
     }
     fh_heap_drain(heap);

@@ -99,7 +99,7 @@ struct fh_block *fh_pool_collect(struct fh_pool *pool, uint32_t heap_id)
 {
     uint64_t word = load_word(pool);
     do {
-        if ((word & FH_WORD_HEAD_MASK) == 0)
+        if (word >> FH_WORD_HEAD_SHIFT == 0)
             return NULL;
         /* [remote-free] acquire: the blocks' links, and their last users are done with them. */
     } while (!fh_cas_acquire_u64(&pool->word, &word,
@@ -215,24 +215,24 @@ enum fh_pool_event fh_pool_give_up(struct fh_pool *pool, uint32_t heap_id)
 }
 
 /* What the free that uses up the last credit makes of the pool. */
-static uint64_t word_decided(const struct fh_pool *pool, uint64_t word, uint64_t head)
+static uint64_t word_decided(const struct fh_pool *pool, uint64_t word,
+                             const struct fh_block *block)
 {
     if (fh_word_state(word) == FH_FULL)
-        return fh_word(FH_SHARED, 0, pool->capacity - pool->threshold, (uint32_t)head);
+        return fh_word(FH_SHARED, 0, pool->capacity - pool->threshold,
+                       fh_pool_index_of(pool, block));
     return fh_word(FH_FREE, 0, 0, 0);
 }
 
 enum fh_pool_event fh_pool_free_deciding(struct fh_pool *pool, struct fh_block *block)
 {
-    uint64_t head = fh_pool_index_of(pool, block);
     uint64_t word = load_word(pool);
     uint64_t after;
     enum fh_pool_event event;
     do {
         bool decides = fh_word_credits(word) == 1;
         block->next = fh_word_list(pool, word);
-        after = decides ? word_decided(pool, word, head)
-                        : (word & ~FH_WORD_HEAD_MASK) - FH_WORD_CREDIT + head;
+        after = decides ? word_decided(pool, word, block) : fh_word_push(pool, word, block);
         event = decides ? event_of(after) : FH_POOL_NOTHING;
         /* [remote-free] release as in fh_pool_free_remote(); acquire, because who empties the pool
          * gives away everybody's blocks. */

@@ -5,10 +5,10 @@
  * descriptor lies elsewhere and is type-stable. Only the pool's owner takes blocks; any thread may
  * free one. All that threads must agree on is one 64-bit word, and every transition is one CAS on it:
  *
- *   bits  0-19  head     newest remotely freed block: its index in the pool + 1; 0 for none
- *   bits 20-35  credits  remote frees until one of them has something to decide
- *   bits 36-39  state
- *   bits 40-59  owner    a heap's id; 0 for none
+ *   bits  0-15  credits  remote frees until one of them has something to decide
+ *   bits 16-19  state
+ *   bits 20-39  owner    a heap's id; 0 for none
+ *   bits 44-63  head     newest remotely freed block: its index in the pool + 1; 0 for none
  *
  *   FREE    no pool. All bits zero.
  *   ACTIVE  heap `owner` takes blocks. Credits start at FH_ACTIVE_CREDITS and never run out.
@@ -82,11 +82,11 @@ static_assert(sizeof(struct fh_pool) == FH_DESCRIPTOR_BYTES, "descriptors are fo
 
 enum fh_pool_state { FH_FREE, FH_ACTIVE, FH_FULL, FH_SHARED };
 
-#define FH_WORD_HEAD_MASK    ((uint64_t)0xFFFFF)
-#define FH_WORD_CREDIT       ((uint64_t)1 << 20)
-#define FH_WORD_CREDITS_MASK ((uint64_t)0xFFFF << 20)
-#define FH_WORD_STATE_SHIFT  36
-#define FH_WORD_OWNER_SHIFT  40
+enum {
+    FH_WORD_STATE_SHIFT = 16,
+    FH_WORD_OWNER_SHIFT = 20,
+    FH_WORD_HEAD_SHIFT = 44,
+};
 
 enum { FH_ACTIVE_CREDITS = 0x8000 };
 
@@ -100,8 +100,8 @@ enum fh_pool_event {
 FH_ALWAYS_INLINE uint64_t fh_word(enum fh_pool_state state, uint32_t owner, uint32_t credits,
                                   uint32_t head)
 {
-    return (uint64_t)owner << FH_WORD_OWNER_SHIFT | (uint64_t)state << FH_WORD_STATE_SHIFT |
-           (uint64_t)credits << 20 | head;
+    return (uint64_t)head << FH_WORD_HEAD_SHIFT | (uint64_t)owner << FH_WORD_OWNER_SHIFT |
+           (uint64_t)state << FH_WORD_STATE_SHIFT | credits;
 }
 
 FH_ALWAYS_INLINE enum fh_pool_state fh_word_state(uint64_t word)
@@ -116,16 +116,26 @@ FH_ALWAYS_INLINE uint32_t fh_word_owner(uint64_t word)
 
 FH_ALWAYS_INLINE uint32_t fh_word_credits(uint64_t word)
 {
-    return (uint32_t)(word >> 20) & 0xFFFF;
+    return (uint16_t)word;
 }
 
 /* The list as the owner's lists are: linked by addresses, ending in NULL. */
 FH_ALWAYS_INLINE struct fh_block *fh_word_list(const struct fh_pool *pool, uint64_t word)
 {
-    uint64_t head = word & FH_WORD_HEAD_MASK;
-    if (head == 0)
+    uint64_t head = word >> FH_WORD_HEAD_SHIFT;
+    if (FH_UNLIKELY(head == 0))
         return NULL;
     return (struct fh_block *)(pool->origin + (head << FH_BLOCK_ALIGN_SHIFT));
+}
+
+/* With `block` in front of the list, and one credit used. */
+FH_ALWAYS_INLINE uint64_t fh_word_push(const struct fh_pool *pool, uint64_t word,
+                                       const struct fh_block *block)
+{
+    enum { HEAD_BITS = 64 - FH_WORD_HEAD_SHIFT };
+    uint64_t head = ((uintptr_t)block - pool->origin) /* index * 16 */
+                    << (FH_WORD_HEAD_SHIFT - FH_BLOCK_ALIGN_SHIFT);
+    return (word << HEAD_BITS >> HEAD_BITS) + head - 1;
 }
 
 FH_ALWAYS_INLINE uint32_t fh_pool_index_of(const struct fh_pool *pool, const struct fh_block *block)
@@ -139,16 +149,16 @@ FH_ALWAYS_INLINE uint32_t fh_pool_live(const struct fh_pool *pool)
 }
 
 /* A free by anyone but the owner. False, with nothing done, if this is the free that has something to
- * decide: then fh_pool_free_deciding(). */
+ * decide: then fh_pool_free_deciding(). Or if the pool has no credits at all, as none has that does not
+ * hold blocks. */
 FH_ALWAYS_INLINE bool fh_pool_free_remote(struct fh_pool *pool, struct fh_block *block)
 {
-    uint64_t index = ((uintptr_t)block - pool->origin) >> FH_BLOCK_ALIGN_SHIFT;
     uint64_t word = fh_load_relaxed_u64(&pool->word); /* a guess: the CAS checks it */
     uint64_t after;
     do {
-        after = (word & ~FH_WORD_HEAD_MASK) - FH_WORD_CREDIT + index;
-        if (FH_UNLIKELY((after & FH_WORD_CREDITS_MASK) == 0))
+        if (FH_UNLIKELY(fh_word_credits(word) <= 1))
             return false;
+        after = fh_word_push(pool, word, block);
         block->next = fh_word_list(pool, word);
         /* [remote-free] release: passes block->next and this thread's last use of the block to the
          * acquires in fh_pool_collect(), fh_pool_take_back(), fh_pool_adopt() and

@@ -15,9 +15,9 @@
 #include "config.h"
 
 /* bytes <= FH_SMALL_MAX_BYTES */
-FH_ALWAYS_INLINE unsigned fh_class_of_small(size_t bytes)
+FH_ALWAYS_INLINE size_t fh_class_of_small(size_t bytes)
 {
-    return (unsigned)((bytes + FH_BLOCK_ALIGN_BYTES - 1) >> FH_BLOCK_ALIGN_SHIFT);
+    return (bytes + FH_BLOCK_ALIGN_BYTES - 1) >> FH_BLOCK_ALIGN_SHIFT;
 }
 
 /* FH_SMALL_MAX_BYTES < bytes <= FH_BLOCK_MAX_BYTES */
@@ -31,7 +31,8 @@ FH_ALWAYS_INLINE unsigned fh_class_of_medium(size_t bytes)
 /* bytes <= FH_BLOCK_MAX_BYTES */
 FH_ALWAYS_INLINE unsigned fh_class_of(size_t bytes)
 {
-    return bytes <= FH_SMALL_MAX_BYTES ? fh_class_of_small(bytes) : fh_class_of_medium(bytes);
+    return bytes <= FH_SMALL_MAX_BYTES ? (unsigned)fh_class_of_small(bytes)
+                                       : fh_class_of_medium(bytes);
 }
 
 FH_ALWAYS_INLINE size_t fh_class_block_bytes(unsigned class_index)
