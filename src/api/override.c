@@ -24,7 +24,7 @@
 
 /* glibc's second name for a function of ours. */
 #define ALSO(second, first)                                                                        \
-    EXPORT extern __typeof__(first) second __attribute__((alias(#first), copy(first)))
+    EXPORT extern __typeof__(first) second __attribute__((alias(#first))) FH_COPY_ATTRIBUTES(first)
 
 /* C23's; glibc 2.36 does not declare them. */
 void free_sized(void *memory, size_t bytes);

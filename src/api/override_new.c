@@ -3,11 +3,13 @@
  * the preload load libstdc++.
  *
  * What only C++ can do when memory is short (call the new_handler, throw bad_alloc) is found through
- * weak references, present in any program that has operator new to call. The nothrow forms are left to
- * libstdc++, whose versions call the ones here inside a try block.
+ * weak references, or, where libstdc++ was loaded later, with the module that called. The nothrow forms
+ * are left to libstdc++, whose versions call the ones here inside a try block.
  *
  * Built with -fexceptions: a bad_alloc passes through these frames.
  */
+#include <dlfcn.h>
+#include <link.h>
 #include <stdlib.h>
 
 #include "heap.h"
@@ -16,35 +18,67 @@
 
 typedef void (*new_handler)(void);
 
+typedef new_handler get_new_handler(void);
+typedef void throw_bad_alloc(void);
+
 /* std::get_new_handler() and std::__throw_bad_alloc() */
-extern new_handler _ZSt15get_new_handlerv(void) FH_WEAK;
-extern FH_NORETURN void _ZSt17__throw_bad_allocv(void) FH_WEAK;
+extern get_new_handler _ZSt15get_new_handlerv FH_WEAK;
+extern throw_bad_alloc _ZSt17__throw_bad_allocv FH_WEAK;
+
+/* Weak, so that a static program does not take in the loader. */
+extern __typeof__(dladdr1) dladdr1 FH_WEAK;
+extern __typeof__(dlsym) dlsym FH_WEAK;
+
+typedef void *open_module(const char *name, int flags);
+
+/* The function of this name that the module around `caller` would find. dlopen is looked up too: naming
+ * it here would make the linker warn about every static program. */
+static FH_COLD void *symbol_for(const void *caller, const char *name)
+{
+    Dl_info info;
+    void *map = NULL;
+    if (dladdr1 == NULL || dladdr1(caller, &info, &map, RTLD_DL_LINKMAP) == 0)
+        return NULL;
+    open_module *open;
+    *(void **)&open = dlsym(RTLD_DEFAULT, "dlopen");
+    if (open == NULL)
+        return NULL;
+    const char *module = ((struct link_map *)map)->l_name;
+    void *handle = open(module[0] == '\0' ? NULL : module, RTLD_LAZY | RTLD_NOLOAD);
+    return handle == NULL ? NULL : dlsym(handle, name); /* the caller is loaded while it runs */
+}
 
 /* Short of memory: let the handler free some, as long as there is one; it may throw. */
-static FH_COLD void handle_no_memory(void)
+static FH_COLD void handle_no_memory(const void *caller)
 {
-    new_handler handler = _ZSt15get_new_handlerv != NULL ? _ZSt15get_new_handlerv() : NULL;
+    get_new_handler *get = _ZSt15get_new_handlerv;
+    throw_bad_alloc *give_up = _ZSt17__throw_bad_allocv;
+    if (get == NULL)
+        *(void **)&get = symbol_for(caller, "_ZSt15get_new_handlerv");
+    if (give_up == NULL)
+        *(void **)&give_up = symbol_for(caller, "_ZSt17__throw_bad_allocv");
+    new_handler handler = get != NULL ? get() : NULL;
     if (handler != NULL) {
         handler();
         return;
     }
-    if (_ZSt17__throw_bad_allocv != NULL)
-        _ZSt17__throw_bad_allocv();
+    if (give_up != NULL)
+        give_up();
     abort();
 }
 
-static FH_COLD void *new_aligned(size_t bytes, size_t alignment)
+static FH_COLD void *new_aligned(size_t bytes, size_t alignment, const void *caller)
 {
     void *memory;
     while ((memory = fh_heap_aligned(alignment, bytes)) == NULL)
-        handle_no_memory();
+        handle_no_memory(caller);
     return memory;
 }
 
-FH_ALWAYS_INLINE void *new_plain(size_t bytes)
+FH_ALWAYS_INLINE void *new_plain(size_t bytes, const void *caller)
 {
     void *memory = fh_heap_malloc(bytes);
-    return FH_LIKELY(memory != NULL) ? memory : new_aligned(bytes, 1);
+    return FH_LIKELY(memory != NULL) ? memory : new_aligned(bytes, 1, caller);
 }
 
 /* size_t is `m` in a mangled name, std::align_val_t `St11align_val_t`. */
@@ -52,13 +86,13 @@ FH_ALWAYS_INLINE void *new_plain(size_t bytes)
     EXPORT void *name(size_t bytes);                                                               \
     void *name(size_t bytes)                                                                       \
     {                                                                                              \
-        return new_plain(bytes);                                                                   \
+        return new_plain(bytes, __builtin_return_address(0));                                                                   \
     }
 #define DEFINE_NEW_ALIGNED(name)                                                                   \
     EXPORT void *name(size_t bytes, size_t alignment);                                             \
     void *name(size_t bytes, size_t alignment)                                                     \
     {                                                                                              \
-        return new_aligned(bytes, alignment);                                                      \
+        return new_aligned(bytes, alignment, __builtin_return_address(0));                                                      \
     }
 /* The further arguments of a delete are promises of the caller's that we need not rely on. */
 #define DEFINE_DELETE(name, ...)                                                                   \

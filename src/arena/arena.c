@@ -4,6 +4,7 @@
 #include "bits.h"
 #include "grow.h"
 #include "os.h"
+#include "purge.h"
 
 static uint64_t all_pools(void)
 {
@@ -50,6 +51,34 @@ static void after_release(struct fh_region *region, uint32_t index, uint64_t aft
         fh_hints_set(&region->hints, FH_HINTS_EMPTY, index);
 }
 
+/* ---- How much is free and resident ------------------------------------------------------------ */
+
+/* Call with bits just claimed. Relaxed: these bits of `dirty` and `regretted` change only while their
+ * pools are claimed, here by this thread; the counts are only to decide by. Returns whether the pools
+ * read as zero. */
+static bool note_claim(struct fh_region *region, struct fh_arena *arena, uint64_t bits)
+{
+    uint64_t dirty = fh_load_relaxed_u64(&arena->dirty) & bits;
+    if (dirty != 0)
+        (void)fh_fetch_add_relaxed_u64(&region->retained_pools,
+                                       -(uint64_t)__builtin_popcountll(dirty));
+    uint64_t regretted = fh_load_relaxed_u64(&arena->regretted) & bits;
+    if (FH_UNLIKELY(regretted != 0)) {
+        (void)fh_fetch_and_release_u64(&arena->regretted, ~regretted);
+        fh_purge_regret(region, (unsigned)__builtin_popcountll(regretted));
+    }
+    return dirty == 0;
+}
+
+/* Call with bits about to be released. */
+static void note_release(struct fh_region *region, struct fh_arena *arena, uint64_t bits)
+{
+    uint64_t dirty = fh_load_relaxed_u64(&arena->dirty) & bits;
+    if (dirty != 0)
+        (void)fh_fetch_add_relaxed_u64(&region->retained_pools,
+                                       (uint64_t)__builtin_popcountll(dirty));
+}
+
 /* ---- Runs inside an arena --------------------------------------------------------------------- */
 
 /* Multiples of align_pools, as bits. */
@@ -80,8 +109,7 @@ static bool claim_in(struct fh_region *region, uint32_t index, unsigned pools,
         /* [arena-run] acquire: the memory as its last holder left it, dirty bits and descriptors too. */
         if (fh_cas_acquire_u64(&arena->used, &used, used | bits)) {
             run->pool_index = ((size_t)index << FH_ARENA_POOL_SHIFT) + first;
-            /* Relaxed: while claimed only this thread changes these bits. */
-            run->zeroed = (fh_load_relaxed_u64(&arena->dirty) & bits) == 0;
+            run->zeroed = note_claim(region, arena, bits);
             after_claim(region, index, used, used | bits);
             return true;
         }
@@ -111,13 +139,14 @@ bool fh_arena_claim_at(struct fh_region *region, size_t pool_index, unsigned poo
 {
     uint32_t index = (uint32_t)(pool_index >> FH_ARENA_POOL_SHIFT);
     uint64_t bits = run_bits((unsigned)(pool_index % FH_ARENA_POOLS), pools);
-    uint64_t *word = &region->arenas[index].used;
-    uint64_t used = fh_load_relaxed_u64(word); /* a guess: the CAS checks it */
+    struct fh_arena *arena = &region->arenas[index];
+    uint64_t used = fh_load_relaxed_u64(&arena->used); /* a guess: the CAS checks it */
     do {
         if ((used & bits) != 0)
             return false;
         /* [arena-run] acquire, as in claim_in(). */
-    } while (!fh_cas_acquire_u64(word, &used, used | bits));
+    } while (!fh_cas_acquire_u64(&arena->used, &used, used | bits));
+    (void)note_claim(region, arena, bits);
     after_claim(region, index, used, used | bits);
     return true;
 }
@@ -139,6 +168,7 @@ static void stamp(struct fh_arena *arena, unsigned first, unsigned pools)
 /* Clear `bits`, which this thread holds, and say so. */
 static void release_bits(struct fh_region *region, uint32_t index, uint64_t bits)
 {
+    note_release(region, &region->arenas[index], bits);
     /* [arena-run] release: this thread's last use of the memory, its descriptors and the dirty bits
      * come before the next claim. seq_cst for [arena-hint]. */
     uint64_t before = fh_fetch_and_seq_cst_u64(&region->arenas[index].used, ~bits);
@@ -167,6 +197,7 @@ void fh_arena_release(struct fh_region *region, size_t pool_index, unsigned pool
     unsigned first = (unsigned)(pool_index % FH_ARENA_POOLS);
     stamp(&region->arenas[index], first, pools);
     release_dirty(region, index, run_bits(first, pools), run_bits(first, pools));
+    fh_purge_excess(region);
 }
 
 /* ---- Runs of whole arenas --------------------------------------------------------------------- */
@@ -185,7 +216,7 @@ static bool claim_whole(struct fh_region *region, uint32_t index, bool *zeroed)
     if (fh_load_acquire_u64(&arena->start) == 0 ||
         !fh_cas_acquire_u64(&arena->used, &used, all_pools()))
         return false;
-    *zeroed = *zeroed && fh_load_relaxed_u64(&arena->dirty) == 0; /* ours alone now */
+    *zeroed = note_claim(region, arena, all_pools()) && *zeroed;
     after_claim(region, index, 0, all_pools());
     return true;
 }
@@ -267,4 +298,5 @@ void fh_arenas_release(struct fh_region *region, size_t pool_index, size_t arena
         stamp(&region->arenas[index], 0, touched);
         release_dirty(region, index, all_pools(), fh_low_bits(touched));
     }
+    fh_purge_excess(region);
 }

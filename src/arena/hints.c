@@ -111,3 +111,39 @@ uint32_t fh_hints_next(const struct fh_hints *hints, unsigned set, uint32_t from
     }
     return FH_HINT_NONE;
 }
+
+/* The same downward, from bit `index` on. */
+static bool previous_in_word(const struct fh_hints *hints, unsigned set, int level,
+                             uint32_t *index)
+{
+    uint64_t word = fh_load_relaxed_u64(word_at(hints, set, level, *index / 64)); /* a hint */
+    word &= fh_low_bits(*index % 64 + 1);
+    if (word == 0)
+        return false;
+    *index = *index / 64 * 64 + fh_log2_floor(word);
+    return true;
+}
+
+uint32_t fh_hints_previous(const struct fh_hints *hints, unsigned set, uint32_t below)
+{
+    if (below > hints->members)
+        below = hints->members;
+    while (below > 0) {
+        uint32_t index = below - 1;
+        if (previous_in_word(hints, set, 0, &index))
+            return index;
+        if (index < 64)
+            break;
+        index = index / 64 - 1; /* the next word below, if level 1 or else level 2 knows of one */
+        if (!previous_in_word(hints, set, 1, &index)) {
+            if (index < 64)
+                break;
+            index = index / 64 - 1;
+            if (!previous_in_word(hints, set, 2, &index))
+                break;
+            index = index * 64 + 63;
+        }
+        below = index * 64 + 64;
+    }
+    return FH_HINT_NONE;
+}

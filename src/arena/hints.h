@@ -62,4 +62,7 @@ bool fh_hints_has(const struct fh_hints *hints, unsigned set, uint32_t member);
 /* The lowest member >= from, or FH_HINT_NONE. */
 uint32_t fh_hints_next(const struct fh_hints *hints, unsigned set, uint32_t from);
 
+/* The highest member < below, or FH_HINT_NONE. */
+uint32_t fh_hints_previous(const struct fh_hints *hints, unsigned set, uint32_t below);
+
 #endif

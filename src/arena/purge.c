@@ -24,8 +24,8 @@ static uint64_t purgeable(struct fh_arena *arena, uint32_t age_ms, uint64_t *fre
     return old;
 }
 
-/* Purge the lowest run in `old`. Returns its bytes, 0 if somebody took it or the system refuses. */
-static size_t purge_run(struct fh_region *region, uint32_t index, uint64_t old)
+/* Purge the lowest run in `old`; `excess` says why. Returns its bytes, 0 if somebody took it or the system refuses. */
+static size_t purge_run(struct fh_region *region, uint32_t index, uint64_t old, bool excess)
 {
     unsigned first = fh_lowest_bit(old);
     uint64_t after = ~(old >> first);
@@ -34,10 +34,14 @@ static size_t purge_run(struct fh_region *region, uint32_t index, uint64_t old)
     if (!fh_arena_claim_at(region, pool_index, pools))
         return 0;
     size_t bytes = (size_t)pools << FH_POOL_SHIFT;
+    uint64_t bits = fh_low_bits(pools) << first;
+    struct fh_arena *arena = &region->arenas[index];
     bool done = fh_os_purge(fh_arena_pool_address(region, pool_index), bytes);
-    if (done) /* [arena-run] release, with the bit in `used` */
-        (void)fh_fetch_and_release_u64(&region->arenas[index].dirty,
-                                       ~(fh_low_bits(pools) << first));
+    /* [arena-run] release, both, with the bits in `used` */
+    if (done && excess)
+        (void)fh_fetch_or_release_u64(&arena->regretted, bits);
+    if (done)
+        (void)fh_fetch_and_release_u64(&arena->dirty, ~bits);
     fh_arena_release_clean(region, pool_index, pools);
     return done ? bytes : 0;
 }
@@ -53,13 +57,14 @@ static void forget(struct fh_region *region, uint32_t index)
         fh_hints_set(&region->hints, FH_HINTS_DIRTY, index);
 }
 
-static size_t purge_arena(struct fh_region *region, uint32_t index, uint32_t age_ms, unsigned *runs)
+static size_t purge_arena(struct fh_region *region, uint32_t index, uint32_t age_ms, bool excess,
+                          unsigned *runs)
 {
     size_t bytes = 0;
     uint64_t free_dirty;
     uint64_t old = purgeable(&region->arenas[index], age_ms, &free_dirty);
     while (old != 0 && *runs > 0) {
-        size_t returned = purge_run(region, index, old);
+        size_t returned = purge_run(region, index, old, excess);
         bytes += returned;
         --*runs;
         uint64_t rest = old & (old + (old & -old)); /* without its lowest run */
@@ -79,12 +84,50 @@ size_t fh_purge(struct fh_region *region, uint32_t age_ms, unsigned runs)
         uint32_t end = half == 0 ? FH_HINT_NONE : from;
         uint32_t index = fh_hints_next(&region->hints, FH_HINTS_DIRTY, half == 0 ? from : 0);
         while (index < end && runs > 0) {
-            bytes += purge_arena(region, index, age_ms, &runs);
+            bytes += purge_arena(region, index, age_ms, false, &runs);
             fh_store_relaxed_u64(&region->purge_cursor, index);
             index = fh_hints_next(&region->hints, FH_HINTS_DIRTY, index + 1);
         }
     }
     return bytes;
+}
+
+/* ---- Too many --------------------------------------------------------------------------------- */
+
+static uint64_t allowed_pools(const struct fh_region *region)
+{
+    /* Relaxed: an allowance, not a bound. */
+    return FH_RETAIN_MIN_POOLS + fh_load_relaxed_u64(&region->retain_pools);
+}
+
+static bool has_excess(const struct fh_region *region)
+{
+    uint64_t retained = fh_load_relaxed_u64(&region->retained_pools);
+    return retained > allowed_pools(region);
+}
+
+void fh_purge_excess(struct fh_region *region)
+{
+    unsigned runs = FH_EXCESS_RUNS;
+    uint32_t index = FH_HINT_NONE;
+    while (FH_UNLIKELY(has_excess(region)) && runs > 0) {
+        index = fh_hints_previous(&region->hints, FH_HINTS_DIRTY, index);
+        if (index == FH_HINT_NONE)
+            return;
+        (void)purge_arena(region, index, 0, true, &runs);
+    }
+}
+
+void fh_purge_regret(struct fh_region *region, unsigned pools)
+{
+    (void)fh_fetch_add_relaxed_u64(&region->retain_pools, 2u * (uint64_t)pools);
+}
+
+/* An eighth less. If others do so too, or regret, one of them counts; no matter. */
+static void allow_less(struct fh_region *region)
+{
+    uint64_t pools = fh_load_relaxed_u64(&region->retain_pools);
+    (void)fh_cas_relaxed_u64(&region->retain_pools, &pools, pools - (pools + 7) / 8);
 }
 
 void fh_purge_tick(struct fh_region *region)
@@ -96,6 +139,8 @@ void fh_purge_tick(struct fh_region *region)
         return;
     uint64_t later = (uint64_t)KNOWN << 32 | (uint32_t)(now_ms + FH_PURGE_INTERVAL_MS);
     /* Relaxed: a ticket that passes nothing. If the winner stops here, the next interval has another. */
-    if (fh_cas_relaxed_u64(&region->next_purge_ms, &next, later) && next != 0)
-        (void)fh_purge(region, FH_DECAY_MS, FH_PURGE_RUNS);
+    if (!fh_cas_relaxed_u64(&region->next_purge_ms, &next, later) || next == 0)
+        return;
+    allow_less(region);
+    (void)fh_purge(region, FH_DECAY_MS, FH_PURGE_RUNS);
 }

@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* Giving free pools back to the system. */
+/* Giving free pools back to the system, at two occasions.
+ *
+ * Age: a pool that stays free for FH_DECAY_MS is purged by whichever thread next comes by a slow path.
+ *
+ * Number: a program that frees much and then idles comes by no more. So at most FH_RETAIN_MIN_POOLS free
+ * pools stay resident, and who releases one too many purges some, highest arenas first. If such a pool
+ * is claimed again that was a mistake, and more may stay from then on (retain_pools); the allowance
+ * shrinks again as time passes. */
 #ifndef FH_ARENA_PURGE_H
 #define FH_ARENA_PURGE_H
 
@@ -14,5 +21,11 @@ size_t fh_purge(struct fh_region *region, uint32_t age_ms, unsigned runs);
 
 /* To be called now and then from slow paths: if it is time, one caller purges a bounded amount. */
 void fh_purge_tick(struct fh_region *region);
+
+/* To be called after a release: purge some if too many free pools are resident. */
+void fh_purge_excess(struct fh_region *region);
+
+/* Pools that were purged as too many have been claimed again. */
+void fh_purge_regret(struct fh_region *region, unsigned pools);
 
 #endif

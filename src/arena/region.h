@@ -36,7 +36,8 @@ struct fh_arena {
     uint64_t start; /* address; 0 until the arena may be used */
     uint64_t used;
     uint64_t dirty;
-    uint64_t unused[5];
+    uint64_t regretted; /* free pools that went to the system because there were too many */
+    uint64_t unused[4];
     uint32_t freed_ms[FH_ARENA_POOLS]; /* when the pool was last freed; written by who frees it */
     uint64_t shared[FH_CLASSES];       /* hints: pools of each class that anybody may adopt */
 } FH_CACHE_LINE_ALIGNED;
@@ -62,6 +63,10 @@ struct fh_region {
     uint64_t heaps_opened;
     uint64_t next_purge_ms; /* 0: never purged yet */
     uint64_t purge_cursor;  /* arena at which the next purge goes on */
+
+    /* Any thread; written whenever a pool is claimed or released. */
+    uint64_t retained_pools FH_CACHE_LINE_ALIGNED; /* free and resident, give or take a few */
+    uint64_t retain_pools; /* how many may be, beyond FH_RETAIN_MIN_POOLS; see purge.h */
 };
 
 /* Copies of the region's fields for the fast path; all zero until there is a region, which makes every

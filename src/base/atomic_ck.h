@@ -67,6 +67,11 @@ FH_DEFINE_FETCH(fh_fetch_and_acquire_u64, &)
 FH_DEFINE_FETCH(fh_fetch_and_release_u64, &)
 FH_DEFINE_FETCH(fh_fetch_and_seq_cst_u64, &)
 
+FH_ALWAYS_INLINE uint64_t fh_fetch_add_relaxed_u64(uint64_t *at, uint64_t operand)
+{
+    return ck_pr_faa_64(at, operand);
+}
+
 FH_DEFINE_LOAD(fh_load_relaxed_u32, uint32_t, ck_pr_load_32)
 FH_DEFINE_STORE(fh_store_relaxed_u32, uint32_t, ck_pr_store_32)
 FH_DEFINE_CAS(fh_cas_relaxed_u32, uint32_t, ck_pr_cas_32_value)

@@ -26,4 +26,14 @@
  * only: the processor itself shows a thread its own accesses in order. */
 #define FH_SIGNAL_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
+/* An alias with all that the compiler knows of its target. */
+#if defined(__has_attribute)
+#if __has_attribute(copy)
+#define FH_COPY_ATTRIBUTES(target) __attribute__((copy(target)))
+#endif
+#endif
+#if !defined(FH_COPY_ATTRIBUTES)
+#define FH_COPY_ATTRIBUTES(target)
+#endif
+
 #endif

@@ -95,6 +95,8 @@ enum {
     FH_DECAY_MS = 500,          /* how long a free pool stays resident */
     FH_PURGE_INTERVAL_MS = 100, /* how often somebody looks */
     FH_PURGE_RUNS = 256,        /* how many runs of pools one look may return */
+    FH_RETAIN_MIN_POOLS = (8 << 20) / FH_POOL_BYTES, /* free pools that may always stay resident */
+    FH_EXCESS_RUNS = 32, /* how many runs a release returns at once when there are more */
 };
 
 static_assert(FH_ARENA_POOLS <= 64, "an arena's pools fit one word");

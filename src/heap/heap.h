@@ -62,6 +62,12 @@ FH_ALWAYS_INLINE struct fh_heap *fh_heap_of_thread(void)
     return (struct fh_heap *)(uintptr_t)fh_heap_current; /* busy heaps are not written to */
 }
 
+/* What pools know a heap by. */
+FH_ALWAYS_INLINE uint64_t fh_heap_tag(const struct fh_heap *heap)
+{
+    return (uintptr_t)heap;
+}
+
 FH_ALWAYS_INLINE bool fh_heap_is_busy(const struct fh_heap *heap)
 {
     return heap->fast_below == 0;
@@ -134,7 +140,7 @@ FH_ALWAYS_INLINE struct fh_pool *fh_heap_pool_at_offset(uint64_t offset)
 FH_ALWAYS_INLINE void fh_heap_free_not_owner(struct fh_heap *heap, struct fh_pool *pool,
                                              void *memory)
 {
-    if (FH_UNLIKELY(fh_load_own_ptr(&pool->home) == heap))
+    if (FH_UNLIKELY(fh_load_own_u64(&pool->home) == fh_heap_tag(heap)))
         fh_heap_free_home(heap, pool, memory);
     else if (FH_UNLIKELY(!fh_pool_free_remote(pool, memory)))
         fh_heap_free_other(pool, memory);
@@ -143,7 +149,7 @@ FH_ALWAYS_INLINE void fh_heap_free_not_owner(struct fh_heap *heap, struct fh_poo
 FH_ALWAYS_INLINE void fh_heap_free_in_pool(struct fh_pool *pool, void *memory)
 {
     struct fh_heap *heap = fh_heap_of_thread();
-    if (FH_UNLIKELY(fh_load_own_ptr(&pool->owner) != heap || fh_heap_is_busy(heap))) {
+    if (FH_UNLIKELY(fh_load_own_u64(&pool->owner) != fh_heap_tag(heap) || fh_heap_is_busy(heap))) {
         fh_heap_free_not_owner(heap, pool, memory);
         return;
     }

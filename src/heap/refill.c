@@ -128,7 +128,7 @@ static struct fh_block *blocks_of_current(struct fh_heap *heap, struct fh_bin *b
 static struct fh_block *leave_current(struct fh_heap *heap, struct fh_bin *bin)
 {
     struct fh_pool *pool = bin->current;
-    while (!fh_pool_leave_full(pool, heap, heap->id)) {
+    while (!fh_pool_leave_full(pool, fh_heap_tag(heap), heap->id)) {
         struct fh_block *blocks = fh_pool_collect(pool, heap->id);
         if (blocks != NULL)
             return blocks;
@@ -147,8 +147,8 @@ static struct fh_pool *start_pool(struct fh_heap *heap, unsigned class_index)
         return NULL;
     struct fh_pool *pool = (struct fh_pool *)(void *)(region->descriptors +
                                                       (run.pool_index << FH_DESCRIPTOR_SHIFT));
-    fh_pool_start(pool, fh_arena_pool_address(region, run.pool_index), class_index, run.zeroed, heap,
-                  heap->id);
+    fh_pool_start(pool, fh_arena_pool_address(region, run.pool_index), class_index, run.zeroed,
+                  fh_heap_tag(heap), heap->id);
     return pool;
 }
 
@@ -268,7 +268,7 @@ void fh_heap_free_home(struct fh_heap *heap, struct fh_pool *pool, struct fh_blo
 {
     if (!fh_heap_is_busy(heap) && may_take_back(heap, pool)) {
         fh_heap_set_busy(heap);
-        bool taken = fh_pool_take_back(pool, heap, heap->id, block);
+        bool taken = fh_pool_take_back(pool, fh_heap_tag(heap), heap->id, block);
         if (taken)
             place_taken_back(heap, pool);
         fh_heap_leave(heap);

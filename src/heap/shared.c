@@ -78,7 +78,7 @@ static struct fh_pool *adopt(struct fh_heap *heap, unsigned class_index, size_t 
 {
     struct fh_region *region = heap->region;
     struct fh_pool *pool = pool_numbered(region, number);
-    if (!fh_pool_adopt(pool, heap, heap->id)) {
+    if (!fh_pool_adopt(pool, fh_heap_tag(heap), heap->id)) {
         forget_stale(region, class_index, number);
         return NULL;
     }

@@ -117,9 +117,8 @@ static void drain_on_exit(struct fh_heap *heap)
 /* One instruction as a handler of this thread sees it: it may attach a heap at any moment. */
 static bool attach(struct fh_heap *heap)
 {
-    const struct fh_heap *none = &fh_heap_none;
-    return __atomic_compare_exchange_n(&fh_heap_current, &none, heap, false, __ATOMIC_RELAXED,
-                                       __ATOMIC_RELAXED);
+    void *none = (void *)(uintptr_t)&fh_heap_none;
+    return fh_cas_acq_rel_ptr((void **)(uintptr_t)&fh_heap_current, &none, heap);
 }
 
 static struct fh_heap *attach_new(void)

@@ -16,12 +16,12 @@ static void set_live(struct fh_pool *pool, uint32_t live)
 
 /* Set after the CAS that acquired the pool and cleared before the one that gives it up, both by the
  * owner itself: so whoever finds itself in it is the owner, however stale the read. */
-static void set_owner(struct fh_pool *pool, void *heap)
+static void set_owner(struct fh_pool *pool, uint64_t heap_tag)
 {
-    fh_store_own_ptr(&pool->owner, heap);
+    fh_store_own_u64(&pool->owner, heap_tag);
 }
 
-void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool zeroed, void *heap,
+void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool zeroed, uint64_t heap_tag,
                    uint32_t heap_id)
 {
     unsigned pools = fh_class_pools(class_index);
@@ -42,8 +42,8 @@ void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool
     fh_store_own_u8(&pool->kind, FH_POOL_BLOCKS);
     /* Relaxed: nobody has a block of it; who gets one gets it from us. */
     fh_store_relaxed_u64(&pool->word, fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0));
-    fh_store_own_ptr(&pool->home, heap);
-    set_owner(pool, heap);
+    fh_store_own_u64(&pool->home, heap_tag);
+    set_owner(pool, heap_tag);
 }
 
 void fh_pool_end(struct fh_pool *pool)
@@ -120,19 +120,19 @@ void fh_pool_put_back(struct fh_pool *pool, struct fh_block *blocks)
 
 /* ---- Transitions of the word ------------------------------------------------------------------ */
 
-bool fh_pool_leave_full(struct fh_pool *pool, void *heap, uint32_t heap_id)
+bool fh_pool_leave_full(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id)
 {
     uint64_t word = fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0);
-    set_owner(pool, NULL);
+    set_owner(pool, 0);
     /* [pool-hand-over] release: the owner's line, to the acquires in fh_pool_adopt() and
      * fh_pool_take_back(). */
     if (fh_cas_acq_rel_u64(&pool->word, &word, fh_word(FH_FULL, heap_id, pool->threshold, 0)))
         return true;
-    set_owner(pool, heap);
+    set_owner(pool, heap_tag);
     return false;
 }
 
-bool fh_pool_take_back(struct fh_pool *pool, void *heap, uint32_t heap_id, struct fh_block *block)
+bool fh_pool_take_back(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id, struct fh_block *block)
 {
     uint64_t word = load_word(pool);
     do {
@@ -145,11 +145,11 @@ bool fh_pool_take_back(struct fh_pool *pool, void *heap, uint32_t heap_id, struc
     block->next = fh_word_list(pool, word);
     pool->local = block;
     set_live(pool, pool->capacity - freed);
-    set_owner(pool, heap);
+    set_owner(pool, heap_tag);
     return true;
 }
 
-bool fh_pool_adopt(struct fh_pool *pool, void *heap, uint32_t heap_id)
+bool fh_pool_adopt(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id)
 {
     uint64_t word = load_word(pool);
     do {
@@ -160,8 +160,8 @@ bool fh_pool_adopt(struct fh_pool *pool, void *heap, uint32_t heap_id)
                                  fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
     pool->local = fh_word_list(pool, word);
     set_live(pool, fh_word_credits(word));
-    fh_store_own_ptr(&pool->home, heap);
-    set_owner(pool, heap);
+    fh_store_own_u64(&pool->home, heap_tag);
+    set_owner(pool, heap_tag);
     return true;
 }
 
@@ -203,7 +203,7 @@ enum fh_pool_event fh_pool_give_up(struct fh_pool *pool, uint32_t heap_id)
     const uint64_t nothing_remote = fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0);
     uint64_t word;
     uint64_t after;
-    set_owner(pool, NULL);
+    set_owner(pool, 0);
     do {
         collect_to_local(pool, heap_id);
         after = word_given_up(pool);

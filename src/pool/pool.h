@@ -51,8 +51,8 @@ enum fh_pool_list { FH_LIST_NONE, FH_LIST_CURRENT, FH_LIST_QUEUED, FH_LIST_WAITI
 
 struct fh_pool {
     /* Read by every free; written only when the pool changes hands. */
-    void *owner; /* the heap that may use the owner's line below; NULL: none */
-    void *home;  /* the heap that last was */
+    uint64_t owner; /* tag of the heap that may use the owner's line below; 0: none */
+    uint64_t home;  /* tag of the heap that last was */
     uintptr_t origin; /* address of the first block - 16, so that index * 16 is an offset from it */
     uint8_t kind;
     uint8_t class_index;
@@ -170,8 +170,11 @@ FH_ALWAYS_INLINE bool fh_pool_free_remote(struct fh_pool *pool, struct fh_block 
 /* A free that may change the pool's state. */
 enum fh_pool_event fh_pool_free_deciding(struct fh_pool *pool, struct fh_block *block);
 
+/* Heaps are strangers here. A heap has an id for the word, and for the pool's first line a tag, which is
+ * whatever a thread can compare fastest (see heap/heap.h); never 0. */
+
 /* A free pool, just claimed from its arena, becomes the owner's. `pools` descriptors are written. */
-void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool zeroed, void *heap,
+void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool zeroed, uint64_t heap_tag,
                    uint32_t heap_id);
 
 /* An empty pool that the caller alone holds becomes no pool, ready to go back to its arena. */
@@ -190,14 +193,14 @@ struct fh_block *fh_pool_collect(struct fh_pool *pool, uint32_t heap_id);
 void fh_pool_put_back(struct fh_pool *pool, struct fh_block *blocks);
 
 /* ACTIVE to FULL. False, with nothing changed, if a remote free came in between. */
-bool fh_pool_leave_full(struct fh_pool *pool, void *heap, uint32_t heap_id);
+bool fh_pool_leave_full(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id);
 
 /* FULL, last owned by this heap, to ACTIVE, with `block`, which the caller frees, on the local list.
  * False if the pool is in any other state; nothing is then done. */
-bool fh_pool_take_back(struct fh_pool *pool, void *heap, uint32_t heap_id, struct fh_block *block);
+bool fh_pool_take_back(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id, struct fh_block *block);
 
 /* SHARED to ACTIVE. False if it is not SHARED (any more). */
-bool fh_pool_adopt(struct fh_pool *pool, void *heap, uint32_t heap_id);
+bool fh_pool_adopt(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id);
 
 /* Owner: ACTIVE to FULL, SHARED or EMPTY, whichever its blocks make it. The pool must be in no list,
  * none of its blocks in a bin. */
