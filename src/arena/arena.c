@@ -25,21 +25,27 @@ char *fh_arena_pool_address(const struct fh_region *region, size_t pool_index)
 
 /* ---- Hints about an arena --------------------------------------------------------------------- */
 
-/* Call after bits were set in `used`. [arena-hint] The hint is cleared before the word is read again;
- * after_release() writes the word before it reads the hint; all sequentially consistent. */
-static void after_claim(struct fh_region *region, uint32_t index, uint64_t before, uint64_t after)
+/* Hints are set when pools are released, and stay when they are claimed: taking them away and putting
+ * them back on every call would make one cache line everybody's. Who finds one stale takes it away. */
+
+/* The arena was found full (ROOM) or in use (EMPTY). [arena-hint] The hint is cleared before the word is
+ * read again; after_release() writes the word before it reads the hint; all sequentially consistent. */
+static void forget(struct fh_region *region, unsigned set, uint32_t index, uint64_t at_most)
 {
-    struct fh_arena *arena = &region->arenas[index];
-    if (before == 0) {
-        (void)fh_hints_clear(&region->hints, FH_HINTS_EMPTY, index);
-        if (fh_load_seq_cst_u64(&arena->used) == 0)
-            fh_hints_set(&region->hints, FH_HINTS_EMPTY, index);
-    }
-    if (after == all_pools()) {
-        (void)fh_hints_clear(&region->hints, FH_HINTS_ROOM, index);
-        if (fh_load_seq_cst_u64(&arena->used) != all_pools())
-            fh_hints_set(&region->hints, FH_HINTS_ROOM, index);
-    }
+    (void)fh_hints_clear(&region->hints, set, index);
+    uint64_t free_pools = ~fh_load_seq_cst_u64(&region->arenas[index].used) & all_pools();
+    if (free_pools > at_most)
+        fh_hints_set(&region->hints, set, index);
+}
+
+static void forget_room(struct fh_region *region, uint32_t index)
+{
+    forget(region, FH_HINTS_ROOM, index, 0);
+}
+
+static void forget_empty(struct fh_region *region, uint32_t index)
+{
+    forget(region, FH_HINTS_EMPTY, index, all_pools() - 1);
 }
 
 /* Call after bits were cleared in `used`. Sets what is missing also when an earlier thread died before
@@ -100,7 +106,7 @@ static bool claim_in(struct fh_region *region, uint32_t index, unsigned pools,
         uint64_t fits = fh_runs_of_ones(~used & all_pools(), pools) & aligned_starts(align_pools);
         if (fits == 0) {
             if (used == all_pools())
-                after_claim(region, index, used, used);
+                forget_room(region, index);
             return false;
         }
         uint64_t dirty = fh_load_relaxed_u64(&arena->dirty); /* a preference */
@@ -110,28 +116,59 @@ static bool claim_in(struct fh_region *region, uint32_t index, unsigned pools,
         if (fh_cas_acquire_u64(&arena->used, &used, used | bits)) {
             run->pool_index = ((size_t)index << FH_ARENA_POOL_SHIFT) + first;
             run->zeroed = note_claim(region, arena, bits);
-            after_claim(region, index, used, used | bits);
             return true;
         }
     }
 }
 
-bool fh_arena_claim(struct fh_region *region, unsigned pools, unsigned align_pools,
-                    struct fh_run *run)
+/* In a new arena. */
+static bool claim_new(struct fh_region *region, unsigned pools, struct fh_run *run)
 {
-    unsigned set = pools == FH_ARENA_POOLS ? (unsigned)FH_HINTS_EMPTY : (unsigned)FH_HINTS_ROOM;
-    uint32_t index = fh_hints_next(&region->hints, set, 0);
-    for (int looked = 0; index != FH_HINT_NONE && looked < FH_CLAIM_ARENAS; looked++) {
-        if (claim_in(region, index, pools, align_pools, run))
-            return true;
-        index = fh_hints_next(&region->hints, set, index + 1);
-    }
+    uint32_t index;
     if (!fh_grow(region, 1, 1, fh_low_bits(pools), &index))
         return false;
     run->pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
     run->zeroed = true;
-    after_release(region, index, fh_low_bits(pools));
-    after_claim(region, index, fh_low_bits(pools), fh_low_bits(pools));
+    if (pools < FH_ARENA_POOLS)
+        fh_hints_set(&region->hints, FH_HINTS_ROOM, index);
+    return true;
+}
+
+/* A whole arena. */
+static bool claim_arena(struct fh_region *region, struct fh_run *run)
+{
+    uint32_t index = fh_hints_next(&region->hints, FH_HINTS_EMPTY, 0);
+    for (int looked = 0; index != FH_HINT_NONE && looked < FH_CLAIM_ARENAS; looked++) {
+        if (claim_in(region, index, FH_ARENA_POOLS, 1, run))
+            return true;
+        forget_empty(region, index);
+        index = fh_hints_next(&region->hints, FH_HINTS_EMPTY, index + 1);
+    }
+    return claim_new(region, FH_ARENA_POOLS, run);
+}
+
+bool fh_arena_claim(struct fh_region *region, unsigned pools, unsigned align_pools,
+                    struct fh_run *run)
+{
+    if (pools == FH_ARENA_POOLS)
+        return claim_arena(region, run);
+    uint32_t index = fh_hints_next(&region->hints, FH_HINTS_ROOM, 0);
+    for (int looked = 0; index != FH_HINT_NONE && looked < FH_CLAIM_ARENAS; looked++) {
+        if (claim_in(region, index, pools, align_pools, run))
+            return true;
+        index = fh_hints_next(&region->hints, FH_HINTS_ROOM, index + 1);
+    }
+    return claim_new(region, pools, run);
+}
+
+bool fh_arena_claim_near(struct fh_region *region, uint32_t *near, unsigned pools,
+                         unsigned align_pools, struct fh_run *run)
+{
+    if (fh_region_has_arena(region, *near) && claim_in(region, *near, pools, align_pools, run))
+        return true;
+    if (!fh_arena_claim(region, pools, align_pools, run))
+        return false;
+    *near = (uint32_t)(run->pool_index >> FH_ARENA_POOL_SHIFT);
     return true;
 }
 
@@ -147,7 +184,6 @@ bool fh_arena_claim_at(struct fh_region *region, size_t pool_index, unsigned poo
         /* [arena-run] acquire, as in claim_in(). */
     } while (!fh_cas_acquire_u64(&arena->used, &used, used | bits));
     (void)note_claim(region, arena, bits);
-    after_claim(region, index, used, used | bits);
     return true;
 }
 
@@ -217,7 +253,6 @@ static bool claim_whole(struct fh_region *region, uint32_t index, bool *zeroed)
         !fh_cas_acquire_u64(&arena->used, &used, all_pools()))
         return false;
     *zeroed = note_claim(region, arena, all_pools()) && *zeroed;
-    after_claim(region, index, 0, all_pools());
     return true;
 }
 
@@ -267,6 +302,8 @@ bool fh_arenas_claim(struct fh_region *region, size_t arenas, size_t align_arena
             run->pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
             return true;
         }
+        if (aligned && found == 0)
+            forget_empty(region, index);
         run->zeroed = true;
         uint32_t skip = !aligned || align_arenas > 1 ? 1 : (uint32_t)found + 1;
         index = fh_hints_next(&region->hints, FH_HINTS_EMPTY, index + skip);

@@ -34,6 +34,11 @@ char *fh_arena_pool_address(const struct fh_region *region, size_t pool_index);
 bool fh_arena_claim(struct fh_region *region, unsigned pools, unsigned align_pools,
                     struct fh_run *run);
 
+/* The same, but first in the arena *near, which is then where the run is. For large blocks: those of
+ * different threads stay out of each other's way, and can grow in place. */
+bool fh_arena_claim_near(struct fh_region *region, uint32_t *near, unsigned pools,
+                         unsigned align_pools, struct fh_run *run);
+
 /* Claim `more` pools directly after a claimed run of `pools`; false if one of them is in use. */
 bool fh_arena_extend(struct fh_region *region, size_t pool_index, unsigned pools, unsigned more);
 

@@ -90,6 +90,13 @@ enum {
     FH_WAITING_MAX = 8, /* nearly full pools taken back by a local free */
 };
 
+/* The same, per heap: runs of free pools at hand, so that a heap whose need goes up and down does not
+ * go to the arenas each time. */
+enum {
+    FH_SPARE_RUNS = 8,
+    FH_SPARE_POOLS = (1 << 20) / FH_POOL_BYTES, /* in all of them together */
+};
+
 /* Giving memory back. */
 enum {
     FH_DECAY_MS = 500,          /* how long a free pool stays resident */

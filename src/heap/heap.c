@@ -33,12 +33,12 @@ static void *or_no_memory(void *memory)
 void *fh_heap_malloc_slow(size_t bytes)
 {
     bool zeroed;
-    if (bytes > FH_BLOCK_MAX_BYTES)
-        return or_no_memory(fh_large_malloc(bytes, 1, &zeroed));
     struct fh_heap *heap = fh_heap_of_thread();
-    if (FH_LIKELY(!fh_heap_is_busy(heap)))
-        return fh_heap_take(heap, fh_class_of(bytes));
-    return or_no_memory(take(fh_class_of(bytes), &zeroed));
+    if (FH_UNLIKELY(bytes > FH_BLOCK_MAX_BYTES))
+        return or_no_memory(fh_large_malloc(bytes, 1, &zeroed));
+    if (FH_UNLIKELY(fh_heap_is_busy(heap)))
+        return or_no_memory(take(fh_class_of(bytes), &zeroed));
+    return fh_heap_take(heap, fh_class_of_medium(bytes)); /* a small one would not be here */
 }
 
 static void *calloc_large(size_t bytes)
@@ -50,7 +50,7 @@ static void *calloc_large(size_t bytes)
     return or_no_memory(memory);
 }
 
-void *fh_heap_calloc(size_t bytes)
+void *fh_heap_calloc_slow(size_t bytes)
 {
     bool zeroed;
     if (FH_UNLIKELY(bytes > FH_BLOCK_MAX_BYTES))
@@ -72,7 +72,11 @@ void *fh_heap_aligned(size_t alignment, size_t bytes)
         return fh_heap_malloc(bytes);
     if (alignment > FH_BLOCK_MAX_BYTES || bytes > FH_BLOCK_MAX_BYTES)
         return or_no_memory(fh_large_malloc(bytes == 0 ? 1 : bytes, alignment, &zeroed));
-    return or_no_memory(take(fh_class_of_aligned(bytes, alignment), &zeroed));
+    unsigned class_index = fh_class_of_aligned(bytes, alignment);
+    struct fh_heap *heap = fh_heap_of_thread();
+    if (FH_LIKELY(!fh_heap_is_busy(heap)))
+        return fh_heap_take(heap, class_index);
+    return or_no_memory(take(class_index, &zeroed));
 }
 
 /* ---- Finding a block's pool ------------------------------------------------------------------- */

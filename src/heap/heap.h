@@ -41,12 +41,22 @@ struct fh_bin {
     uint8_t zeroed; /* the ready blocks read as zero but for their first word */
 };
 
+/* A run of free pools kept at hand, see spare.h. */
+struct fh_spare {
+    uint32_t pool_index;
+    uint32_t pools;
+};
+
 struct fh_heap {
     struct fh_block *ready[FH_CLASSES]; /* first: indexed without an offset */
     size_t fast_below; /* requests below this may take the fast path; 0: none may, the heap is busy */
     uint32_t id;
     uint32_t slow_calls;
     struct fh_region *region;
+    uint32_t large_arena; /* where its last large block came from */
+    uint32_t spare_runs;
+    uint32_t spare_pools;
+    struct fh_spare spares[FH_SPARE_RUNS]; /* oldest first */
     struct fh_bin bins[FH_CLASSES];
 };
 
@@ -178,8 +188,26 @@ FH_ALWAYS_INLINE void fh_heap_free(void *memory)
 
 /* ---- The rest of the family ------------------------------------------------------------------- */
 
+/* Zero-filled; any size, any state of the thread's heap. */
+void *fh_heap_calloc_slow(size_t bytes);
+
 /* Zero-filled. */
-void *fh_heap_calloc(size_t bytes);
+FH_ALWAYS_INLINE void *fh_heap_calloc(size_t bytes)
+{
+    struct fh_heap *heap = fh_heap_of_thread();
+    if (FH_UNLIKELY(bytes >= heap->fast_below))
+        return fh_heap_calloc_slow(bytes);
+    size_t class_index = fh_class_of_small(bytes);
+    fh_heap_set_busy(heap);
+    struct fh_block *block = heap->ready[class_index];
+    if (FH_UNLIKELY(block == NULL)) {
+        fh_heap_set_idle(heap);
+        return fh_heap_calloc_slow(bytes);
+    }
+    heap->ready[class_index] = block->next;
+    fh_heap_set_idle(heap);
+    return __builtin_memset(block, 0, bytes < FH_BLOCK_ALIGN_BYTES ? FH_BLOCK_ALIGN_BYTES : bytes);
+}
 
 /* At a multiple of `alignment`, a power of two. */
 void *fh_heap_aligned(size_t alignment, size_t bytes);

@@ -6,6 +6,7 @@
 #include "os.h"
 #include "purge.h"
 #include "shared.h"
+#include "spare.h"
 
 enum { USABLE_STEP_BYTES = 4096 }; /* finer than pools, so that nobody is lured into touching more */
 
@@ -32,12 +33,37 @@ static void describe(struct fh_pool *pool, char *start, enum fh_pool_kind kind, 
     fh_store_own_u8(&pool->kind, (uint8_t)kind);
 }
 
+/* In the thread's own heap, if it is idle. */
+static bool claim_pools(struct fh_region *region, unsigned pools, unsigned align_pools,
+                        struct fh_run *run)
+{
+    struct fh_heap *heap = fh_heap_of_thread();
+    if (fh_heap_is_busy(heap))
+        return fh_arena_claim(region, pools, align_pools, run);
+    fh_heap_set_busy(heap);
+    bool claimed = fh_spare_claim(heap, pools, align_pools, run);
+    fh_heap_set_idle(heap);
+    return claimed;
+}
+
+static void release_pools(struct fh_region *region, size_t number, unsigned pools)
+{
+    struct fh_heap *heap = fh_heap_of_thread();
+    if (fh_heap_is_busy(heap)) {
+        fh_arena_release(region, number, pools);
+        return;
+    }
+    fh_heap_set_busy(heap);
+    fh_spare_release(heap, number, pools);
+    fh_heap_set_idle(heap);
+}
+
 static bool claim(struct fh_region *region, size_t bytes, size_t alignment, struct fh_run *run)
 {
     size_t pools = pools_for(bytes);
     if (pools <= FH_ARENA_POOLS && alignment <= FH_ARENA_BYTES)
-        return fh_arena_claim(region, (unsigned)pools,
-                              (unsigned)units_of(alignment, FH_POOL_SHIFT), run);
+        return claim_pools(region, (unsigned)pools, (unsigned)units_of(alignment, FH_POOL_SHIFT),
+                           run);
     return fh_arenas_claim(region, arenas_for(pools), units_of(alignment, FH_ARENA_SHIFT), run);
 }
 
@@ -67,8 +93,9 @@ void fh_large_free(struct fh_pool *pool)
     if (huge)
         fh_arenas_release(region, number, arenas_for(pools), pools);
     else
-        fh_arena_release(region, number, pools);
-    fh_purge_tick(region);
+        release_pools(region, number, pools);
+    if (pools > FH_SPARE_POOLS)
+        fh_purge_tick(region);
 }
 
 static bool resize_pools(struct fh_region *region, size_t number, uint32_t pools, size_t wanted)

@@ -6,6 +6,7 @@
 #include "arena.h"
 #include "purge.h"
 #include "shared.h"
+#include "spare.h"
 #include "thread.h"
 
 enum { SLOW_CALLS_PER_TICK = 32 };
@@ -68,7 +69,14 @@ static void stop_waiting(struct fh_bin *bin, struct fh_pool *pool)
 /* A pool in none of the heap's lists. */
 static void give_up(struct fh_heap *heap, struct fh_pool *pool)
 {
-    fh_shared_settle(heap->region, pool, fh_pool_give_up(pool, heap->id));
+    enum fh_pool_event event = fh_pool_give_up(pool, heap->id);
+    if (event == FH_POOL_NOW_EMPTY) {
+        unsigned pools = fh_load_own_u32(&pool->pools);
+        fh_pool_end(pool);
+        fh_spare_release(heap, fh_pool_number(heap->region, pool), pools);
+    } else {
+        fh_shared_settle(heap->region, pool, event);
+    }
 }
 
 /* A pool with room joins the queue; the oldest leaves it when there are too many. */
@@ -143,7 +151,7 @@ static struct fh_pool *start_pool(struct fh_heap *heap, unsigned class_index)
 {
     struct fh_region *region = heap->region;
     struct fh_run run;
-    if (!fh_arena_claim(region, fh_class_pools(class_index), 1, &run))
+    if (!fh_spare_claim(heap, fh_class_pools(class_index), 1, &run))
         return NULL;
     struct fh_pool *pool = (struct fh_pool *)(void *)(region->descriptors +
                                                       (run.pool_index << FH_DESCRIPTOR_SHIFT));
@@ -213,8 +221,18 @@ struct fh_block *fh_heap_next_block(struct fh_heap *heap, unsigned class_index, 
 void *fh_heap_refill(struct fh_heap *heap, unsigned class_index)
 {
     bool zeroed;
+    struct fh_bin *bin = &heap->bins[class_index];
+    if (FH_LIKELY(bin->current != NULL)) { /* the common case, short */
+        struct fh_block *blocks = fh_pool_take_local(bin->current);
+        if (FH_LIKELY(blocks != NULL)) {
+            bin->zeroed = 0;
+            heap->ready[class_index] = blocks->next;
+            fh_heap_set_idle(heap);
+            return blocks;
+        }
+    }
     struct fh_block *block = fh_heap_next_block(heap, class_index, &zeroed);
-    fh_heap_leave(heap);
+    fh_heap_set_idle(heap);
     if (FH_UNLIKELY(block == NULL))
         errno = ENOMEM;
     return block;

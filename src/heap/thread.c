@@ -9,6 +9,7 @@
 
 #include "hints.h"
 #include "refill.h"
+#include "spare.h"
 
 const struct fh_heap fh_heap_none;
 const struct fh_heap fh_heap_gone;
@@ -155,4 +156,5 @@ void fh_heap_drain(struct fh_heap *heap)
 {
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++)
         fh_heap_drain_class(heap, class_index);
+    fh_spare_drain(heap);
 }

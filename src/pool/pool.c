@@ -83,18 +83,6 @@ struct fh_block *fh_pool_carve(struct fh_pool *pool)
     return (struct fh_block *)(void *)first;
 }
 
-/* live + length(local) == carved: what is on the list follows, and need not be counted. */
-struct fh_block *fh_pool_take_local(struct fh_pool *pool)
-{
-    struct fh_block *blocks = pool->local;
-    if (blocks == NULL)
-        return NULL;
-    uint32_t current = pool->list == FH_LIST_CURRENT; /* see fh_heap_make_current() */
-    pool->local = NULL;
-    set_live(pool, fh_load_own_u32(&pool->carved) + current);
-    return blocks;
-}
-
 struct fh_block *fh_pool_collect(struct fh_pool *pool, uint32_t heap_id)
 {
     uint64_t word = load_word(pool);

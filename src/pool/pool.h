@@ -183,8 +183,19 @@ void fh_pool_end(struct fh_pool *pool);
 /* Owner: cut the next page's worth of blocks. NULL if all are cut. They count as live. */
 struct fh_block *fh_pool_carve(struct fh_pool *pool);
 
-/* Owner: take the local list. NULL if empty. They count as live from now on. */
-struct fh_block *fh_pool_take_local(struct fh_pool *pool);
+/* Owner: take the local list. NULL if empty. They count as live from now on, and so need not be counted:
+ * live + length(local) == carved. One more is counted for the current pool, see heap/refill.c. */
+FH_ALWAYS_INLINE struct fh_block *fh_pool_take_local(struct fh_pool *pool)
+{
+    struct fh_block *blocks = pool->local;
+    if (FH_UNLIKELY(blocks == NULL))
+        return NULL;
+    pool->local = NULL;
+    uint32_t one_more = pool->list == FH_LIST_CURRENT;
+    fh_store_own_u32(&pool->countdown, fh_load_own_u32(&pool->carved) + one_more);
+    fh_store_own_u32(&pool->live_then, 0);
+    return blocks;
+}
 
 /* Owner: take the remotely freed blocks. NULL if there are none. They go on counting as live. */
 struct fh_block *fh_pool_collect(struct fh_pool *pool, uint32_t heap_id);
