@@ -87,7 +87,7 @@ enum {
 /* How much a heap may keep of what others could use; per class. Measured in docs/tuning.md. */
 enum {
     FH_QUEUED_MAX = 8,  /* pools with free blocks beside the current one */
-    FH_WAITING_MAX = 8, /* nearly full pools taken back by a local free */
+    FH_WAITING_MAX = 16, /* nearly full pools taken back by a local free */
 };
 
 /* The same, per heap: runs of free pools at hand, so that a heap whose need goes up and down does not

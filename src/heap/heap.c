@@ -15,7 +15,14 @@
 /* A block of a class, in whatever state the thread's heap is. */
 static void *take(unsigned class_index, bool *zeroed)
 {
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_heap *heap = fh_heap_of_thread();
+    if (FH_LIKELY(!fh_heap_is_busy(heap))) {
+        fh_heap_set_busy(heap);
+        struct fh_block *own = fh_heap_next_block(heap, class_index, zeroed);
+        fh_heap_set_idle(heap);
+        return own;
+    }
+    heap = fh_heap_enter();
     if (heap == NULL)
         return NULL;
     struct fh_block *block = fh_heap_next_block(heap, class_index, zeroed);
@@ -59,9 +66,9 @@ void *fh_heap_calloc_slow(size_t bytes)
     struct fh_block *block = take(class_index, &zeroed);
     if (FH_UNLIKELY(block == NULL))
         return or_no_memory(NULL);
-    block->next = NULL; /* the one word that carving wrote */
+    block->next = NULL; /* the one word that carving wrote, if the rest is zero */
     if (!zeroed)
-        memset(block, 0, fh_class_block_bytes(class_index));
+        memset(block, 0, bytes);
     return block;
 }
 

@@ -51,7 +51,6 @@ struct fh_heap {
     struct fh_block *ready[FH_CLASSES]; /* first: indexed without an offset */
     size_t fast_below; /* requests below this may take the fast path; 0: none may, the heap is busy */
     uint32_t id;
-    uint32_t slow_calls;
     struct fh_region *region;
     uint32_t large_arena; /* where its last large block came from */
     uint32_t spare_runs;

@@ -58,6 +58,17 @@ static void release_pools(struct fh_region *region, size_t number, unsigned pool
     fh_heap_set_idle(heap);
 }
 
+static bool extend_pools(struct fh_region *region, size_t number, unsigned pools, unsigned more)
+{
+    struct fh_heap *heap = fh_heap_of_thread();
+    if (fh_heap_is_busy(heap))
+        return fh_arena_extend(region, number, pools, more);
+    fh_heap_set_busy(heap);
+    bool extended = fh_spare_extend(heap, number, pools, more);
+    fh_heap_set_idle(heap);
+    return extended;
+}
+
 static bool claim(struct fh_region *region, size_t bytes, size_t alignment, struct fh_run *run)
 {
     size_t pools = pools_for(bytes);
@@ -103,9 +114,10 @@ static bool resize_pools(struct fh_region *region, size_t number, uint32_t pools
     if (wanted > FH_ARENA_POOLS)
         return false;
     if (wanted > pools)
-        return fh_arena_extend(region, number, pools, (unsigned)wanted - pools);
+        return number % FH_ARENA_POOLS + wanted <= FH_ARENA_POOLS &&
+               extend_pools(region, number, pools, (unsigned)wanted - pools);
     if (wanted < pools)
-        fh_arena_release(region, number + wanted, pools - (unsigned)wanted);
+        release_pools(region, number + wanted, pools - (unsigned)wanted);
     return true;
 }
 

@@ -9,8 +9,6 @@
 #include "spare.h"
 #include "thread.h"
 
-enum { SLOW_CALLS_PER_TICK = 32 };
-
 /* ---- The two lists of a bin ------------------------------------------------------------------- */
 
 static void link_newest(struct fh_pool **newest, struct fh_pool **oldest, struct fh_pool *pool)
@@ -116,26 +114,34 @@ static void unmake_current(struct fh_bin *bin)
     fh_store_own_u32(&pool->countdown, fh_load_own_u32(&pool->countdown) - 1);
 }
 
-/* Blocks of the current pool: what its owner freed, then new ones, then what others freed. */
-static struct fh_block *blocks_of_current(struct fh_heap *heap, struct fh_bin *bin)
+/* Blocks of the current pool: what its owner freed, or else new ones. */
+FH_ALWAYS_INLINE struct fh_block *own_blocks_of_current(struct fh_bin *bin)
 {
     struct fh_pool *pool = bin->current;
     bin->zeroed = 0;
     struct fh_block *blocks = fh_pool_take_local(pool);
+    if (blocks == NULL) {
+        bin->zeroed = pool->zeroed;
+        blocks = fh_pool_carve(pool);
+    }
+    return blocks;
+}
+
+/* The same, or else what others freed. */
+static struct fh_block *blocks_of_current(struct fh_heap *heap, struct fh_bin *bin)
+{
+    struct fh_block *blocks = own_blocks_of_current(bin);
     if (blocks != NULL)
         return blocks;
-    blocks = fh_pool_carve(pool);
-    if (blocks != NULL) {
-        bin->zeroed = pool->zeroed;
-        return blocks;
-    }
-    return fh_pool_collect(pool, heap->id);
+    bin->zeroed = 0;
+    return fh_pool_collect(bin->current, heap->id);
 }
 
 /* The current pool has no block left: it becomes nobody's. Blocks if one came back meanwhile. */
 static struct fh_block *leave_current(struct fh_heap *heap, struct fh_bin *bin)
 {
     struct fh_pool *pool = bin->current;
+    bin->zeroed = 0;
     while (!fh_pool_leave_full(pool, fh_heap_tag(heap), heap->id)) {
         struct fh_block *blocks = fh_pool_collect(pool, heap->id);
         if (blocks != NULL)
@@ -177,8 +183,7 @@ static void tick(struct fh_heap *heap, struct fh_bin *bin)
 {
     if (bin->waiting_count >= FH_WAITING_MAX)
         give_up_oldest_waiting(heap, bin); /* they may have stopped getting frees */
-    if (++heap->slow_calls % SLOW_CALLS_PER_TICK == 0)
-        fh_purge_tick(heap->region);
+    fh_purge_tick(heap->region);
 }
 
 /* Blocks for the bin, none of which is ready. */
@@ -203,34 +208,37 @@ static struct fh_block *find_blocks(struct fh_heap *heap, unsigned class_index)
     return blocks;
 }
 
-struct fh_block *fh_heap_next_block(struct fh_heap *heap, unsigned class_index, bool *zeroed)
+/* The first of the ready blocks, or of those that the current pool has: the common cases, short. */
+FH_ALWAYS_INLINE struct fh_block *first_block(struct fh_heap *heap, unsigned class_index)
 {
     struct fh_block *block = heap->ready[class_index];
     struct fh_bin *bin = &heap->bins[class_index];
-    if (block == NULL) {
-        tick(heap, bin);
-        block = find_blocks(heap, class_index);
-        if (block == NULL)
-            return NULL;
-    }
+    if (block == NULL && FH_LIKELY(bin->current != NULL))
+        block = own_blocks_of_current(bin);
+    return block;
+}
+
+static FH_COLD struct fh_block *first_of_further_blocks(struct fh_heap *heap, unsigned class_index)
+{
+    tick(heap, &heap->bins[class_index]);
+    return find_blocks(heap, class_index);
+}
+
+struct fh_block *fh_heap_next_block(struct fh_heap *heap, unsigned class_index, bool *zeroed)
+{
+    struct fh_block *block = first_block(heap, class_index);
+    if (FH_UNLIKELY(block == NULL))
+        block = first_of_further_blocks(heap, class_index);
+    if (FH_UNLIKELY(block == NULL))
+        return NULL;
     heap->ready[class_index] = block->next;
-    *zeroed = bin->zeroed;
+    *zeroed = heap->bins[class_index].zeroed;
     return block;
 }
 
 void *fh_heap_refill(struct fh_heap *heap, unsigned class_index)
 {
     bool zeroed;
-    struct fh_bin *bin = &heap->bins[class_index];
-    if (FH_LIKELY(bin->current != NULL)) { /* the common case, short */
-        struct fh_block *blocks = fh_pool_take_local(bin->current);
-        if (FH_LIKELY(blocks != NULL)) {
-            bin->zeroed = 0;
-            heap->ready[class_index] = blocks->next;
-            fh_heap_set_idle(heap);
-            return blocks;
-        }
-    }
     struct fh_block *block = fh_heap_next_block(heap, class_index, &zeroed);
     fh_heap_set_idle(heap);
     if (FH_UNLIKELY(block == NULL))

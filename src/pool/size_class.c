@@ -4,7 +4,7 @@
 unsigned fh_class_of_aligned(size_t bytes, size_t alignment)
 {
     unsigned class_index = fh_class_of(bytes < alignment ? alignment : bytes);
-    while (fh_class_block_bytes(class_index) % alignment != 0)
+    while ((fh_class_block_bytes(class_index) & (alignment - 1)) != 0)
         class_index++; /* ends: every power of two is a class */
     return class_index;
 }
