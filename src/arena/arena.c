@@ -71,7 +71,11 @@ static bool note_claim(struct fh_region *region, struct fh_arena *arena, uint64_
     uint64_t regretted = fh_load_relaxed_u64(&arena->regretted) & bits;
     if (FH_UNLIKELY(regretted != 0)) {
         (void)fh_fetch_and_release_u64(&arena->regretted, ~regretted);
-        fh_purge_regret(region, (unsigned)__builtin_popcountll(regretted));
+        /* One stamp speaks for all: they were purged as one run or soon after each other. */
+        uint32_t since_ms =
+            fh_os_now_ms() - fh_load_relaxed_u32(&arena->freed_ms[fh_lowest_bit(regretted)]);
+        if (since_ms < FH_REGRET_MS)
+            fh_purge_regret(region, (unsigned)__builtin_popcountll(regretted));
     }
     return dirty == 0;
 }
@@ -234,6 +238,7 @@ void fh_arena_release(struct fh_region *region, size_t pool_index, unsigned pool
     stamp(&region->arenas[index], first, pools);
     release_dirty(region, index, run_bits(first, pools), run_bits(first, pools));
     fh_purge_excess(region);
+    fh_purge_tick(region);
 }
 
 /* ---- Runs of whole arenas --------------------------------------------------------------------- */
@@ -336,4 +341,5 @@ void fh_arenas_release(struct fh_region *region, size_t pool_index, size_t arena
         release_dirty(region, index, all_pools(), fh_low_bits(touched));
     }
     fh_purge_excess(region);
+    fh_purge_tick(region);
 }

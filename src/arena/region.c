@@ -93,6 +93,8 @@ static struct fh_region *map_region(const struct layout *at)
         fh_os_unmap(region, at->total_bytes);
         return NULL;
     }
+    fh_os_hide_from_core((char *)region + at->records, at->total_bytes - at->records);
+    fh_os_prefer_small_pages(region, at->metadata_bytes);
     fill_in(region, at, commits);
     return region;
 }
@@ -166,11 +168,13 @@ size_t fh_region_next_arena(const struct fh_region *region, size_t index)
 
 bool fh_region_commit(const struct fh_region *region, void *start, size_t bytes)
 {
-    if (!region->commits)
-        return true;
     uintptr_t mask = region->page_bytes - 1;
-    uintptr_t first = (uintptr_t)start & ~mask;
-    return fh_os_commit((void *)first, fh_round_up((uintptr_t)start + bytes - first, mask + 1));
+    char *first = (char *)((uintptr_t)start & ~mask);
+    size_t whole_pages = fh_round_up((uintptr_t)start + bytes - (uintptr_t)first, mask + 1);
+    if (region->commits && !fh_os_commit(first, whole_pages))
+        return false;
+    fh_os_show_in_core(first, whole_pages);
+    return true;
 }
 
 /* ---- Extra arenas ----------------------------------------------------------------------------

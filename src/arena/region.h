@@ -91,7 +91,8 @@ bool fh_region_has_arena(const struct fh_region *region, size_t index);
 /* The lowest index >= `index` of which that holds, or arenas_max. */
 size_t fh_region_next_arena(const struct fh_region *region, size_t index);
 
-/* Make memory between two metadata addresses usable, where it is not from the start. */
+/* Begin to use a part of the reservation: make it usable, where it is not from the start, and visible in
+ * core dumps. */
 bool fh_region_commit(const struct fh_region *region, void *start, size_t bytes);
 
 /* Remember that extra arena `index` lies at `start`. */

@@ -114,7 +114,7 @@ static size_t usable_bytes(const struct fh_pool *pool)
     }
 }
 
-size_t fh_heap_usable_bytes(const void *memory)
+size_t fh_heap_usable_bytes_slow(const void *memory)
 {
     const struct fh_pool *pool = fh_heap_pool_of(memory);
     return pool == NULL ? 0 : usable_bytes(pool);

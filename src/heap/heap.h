@@ -217,7 +217,18 @@ void *fh_heap_realloc(void *memory, size_t bytes);
 /* The pool that holds this address, span and large block included (their first); NULL for a stranger. */
 struct fh_pool *fh_heap_pool_of(const void *memory);
 
+size_t fh_heap_usable_bytes_slow(const void *memory);
+
 /* How many bytes the live block may use; 0 for NULL and strangers. */
-size_t fh_heap_usable_bytes(const void *memory);
+FH_ALWAYS_INLINE size_t fh_heap_usable_bytes(const void *memory)
+{
+    uint64_t offset = (uintptr_t)memory - fh_load_settled_u64(&fh_region_base);
+    if (FH_LIKELY(offset < fh_load_settled_u64(&fh_region_bytes))) {
+        const struct fh_pool *pool = fh_heap_pool_at_offset(offset);
+        if (FH_LIKELY(fh_load_own_u8(&pool->kind) == FH_POOL_BLOCKS))
+            return fh_load_own_u32(&pool->block_bytes);
+    }
+    return fh_heap_usable_bytes_slow(memory);
+}
 
 #endif

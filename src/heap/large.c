@@ -4,7 +4,6 @@
 #include "arena.h"
 #include "bits.h"
 #include "os.h"
-#include "purge.h"
 #include "shared.h"
 #include "spare.h"
 
@@ -105,8 +104,6 @@ void fh_large_free(struct fh_pool *pool)
         fh_arenas_release(region, number, arenas_for(pools), pools);
     else
         release_pools(region, number, pools);
-    if (pools > FH_SPARE_POOLS)
-        fh_purge_tick(region);
 }
 
 static bool resize_pools(struct fh_region *region, size_t number, uint32_t pools, size_t wanted)

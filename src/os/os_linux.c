@@ -49,6 +49,28 @@ bool fh_os_purge(void *start, size_t bytes)
     return done;
 }
 
+static void advise(void *start, size_t bytes, int advice)
+{
+    int saved_errno = errno;
+    (void)madvise(start, bytes, advice); /* refused: nothing depends on it */
+    errno = saved_errno;
+}
+
+void fh_os_hide_from_core(void *start, size_t bytes)
+{
+    advise(start, bytes, MADV_DONTDUMP);
+}
+
+void fh_os_show_in_core(void *start, size_t bytes)
+{
+    advise(start, bytes, MADV_DODUMP);
+}
+
+void fh_os_prefer_small_pages(void *start, size_t bytes)
+{
+    advise(start, bytes, MADV_NOHUGEPAGE);
+}
+
 bool fh_os_move(void *from, void *to, size_t bytes)
 {
     int saved_errno = errno;
