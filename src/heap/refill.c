@@ -142,13 +142,14 @@ static struct fh_block *leave_current(struct fh_heap *heap, struct fh_bin *bin)
 {
     struct fh_pool *pool = bin->current;
     bin->zeroed = 0;
-    while (!fh_pool_leave_full(pool, fh_heap_tag(heap), heap->id)) {
-        struct fh_block *blocks = fh_pool_collect(pool, heap->id);
-        if (blocks != NULL)
-            return blocks;
+    if (fh_pool_leave_full(pool, fh_heap_tag(heap), heap->id)) {
+        bin->current = NULL; /* and is not ours to write to any more */
+        return NULL;
     }
-    bin->current = NULL; /* and is not ours to write to any more */
-    return NULL;
+    struct fh_block *blocks = fh_pool_collect(pool, heap->id);
+    if (blocks == NULL)
+        fh_pool_is_damaged(pool);
+    return blocks;
 }
 
 /* ---- Further pools ---------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "pool.h"
 
+#include "fatal.h"
 #include "size_class.h"
 
 static uint64_t load_word(const struct fh_pool *pool)
@@ -153,12 +154,19 @@ bool fh_pool_adopt(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id)
     return true;
 }
 
-/* Append the remotely freed blocks, if any, to the local list, by a walk over the new ones. */
+/* Append the remotely freed blocks to the local list, by a walk over them. */
 static void collect_to_local(struct fh_pool *pool, uint32_t heap_id)
 {
     struct fh_block *blocks = fh_pool_collect(pool, heap_id);
-    if (blocks != NULL)
-        fh_pool_put_back(pool, blocks);
+    if (blocks == NULL)
+        fh_pool_is_damaged(pool);
+    fh_pool_put_back(pool, blocks);
+}
+
+void fh_pool_is_damaged(const struct fh_pool *pool)
+{
+    fh_fatal_pointer("free", (const char *)pool->origin + FH_BLOCK_ALIGN_BYTES,
+                     "the pool here is damaged: an address inside one of its blocks was freed");
 }
 
 /* The word for an owner's pool that it gives up, with every known free block on the local list. */
@@ -189,16 +197,16 @@ static enum fh_pool_event event_of(uint64_t word)
 enum fh_pool_event fh_pool_give_up(struct fh_pool *pool, uint32_t heap_id)
 {
     const uint64_t nothing_remote = fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0);
-    uint64_t word;
-    uint64_t after;
+    uint64_t word = nothing_remote;
+    uint64_t after = word_given_up(pool);
     set_owner(pool, 0);
-    do {
+    /* [pool-hand-over] release: the owner's line and the local list. Fails only when another thread
+     * freed a block meanwhile. */
+    while (!fh_cas_acq_rel_u64(&pool->word, &word, after)) {
         collect_to_local(pool, heap_id);
         after = word_given_up(pool);
         word = nothing_remote;
-        /* [pool-hand-over] release: the owner's line and the local list. Fails only when another
-         * thread freed a block meanwhile. */
-    } while (!fh_cas_acq_rel_u64(&pool->word, &word, after));
+    }
     return event_of(after);
 }
 

@@ -217,6 +217,9 @@ bool fh_pool_adopt(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id);
  * none of its blocks in a bin. */
 enum fh_pool_event fh_pool_give_up(struct fh_pool *pool, uint32_t heap_id);
 
+/* The word of an owner's pool changed without a block on its list, which no free does. */
+FH_NORETURN FH_COLD void fh_pool_is_damaged(const struct fh_pool *pool);
+
 /* Is this the address of a block? For checks off the fast path; the pool must hold blocks. */
 bool fh_pool_has_block_at(const struct fh_pool *pool, const void *address);
 
