@@ -226,8 +226,10 @@ static void release_dirty(struct fh_region *region, uint32_t index, uint64_t bit
     struct fh_arena *arena = &region->arenas[index];
     /* Relaxed: these bits change only while their pools are claimed, here by this thread. */
     if ((fh_load_relaxed_u64(&arena->dirty) & dirty) != dirty)
-        (void)fh_fetch_or_release_u64(&arena->dirty, dirty); /* [arena-run] release, with `used` */
+        (void)fh_fetch_or_seq_cst_u64(&arena->dirty, dirty); /* [arena-run] release, with `used` */
     release_bits(region, index, bits);
+    /* [dirty-hint] seq_cst: the hint is read after the words are written; the other end is purge.c's
+     * forget(). */
     fh_hints_set(&region->hints, FH_HINTS_DIRTY, index);
 }
 

@@ -48,7 +48,7 @@ struct fh_region {
     char *descriptors;
     char *heaps;
     struct fh_arena *arenas;
-    uint64_t *extra;          /* table of extra arenas, see fh_region_find_extra(); NULL: none can be */
+    uint64_t *extra;          /* table of extra arenas, see fh_region_find(); NULL: none can be */
     uint32_t extra_mask;      /* its entries - 1 */
     uint32_t region_arenas;   /* arenas in [base, base + bytes) */
     uint32_t arenas_max;      /* with extra ones */

@@ -84,7 +84,7 @@ enum {
     FH_CLASSES = FH_SMALL_CLASSES + 4 * (FH_BLOCK_MAX_SHIFT - FH_SMALL_SHIFT),
 };
 
-/* How much a heap may keep of what others could use; per class. Measured in docs/tuning.md. */
+/* How much a heap may keep of what others could use; per class. See docs/tuning.md. */
 enum {
     FH_QUEUED_MAX = 8,  /* pools with free blocks beside the current one */
     FH_WAITING_MAX = 16, /* nearly full pools taken back by a local free */

@@ -45,7 +45,7 @@ void *fh_heap_malloc_slow(size_t bytes)
         return or_no_memory(fh_large_malloc(bytes, 1, &zeroed));
     if (FH_UNLIKELY(fh_heap_is_busy(heap)))
         return or_no_memory(take(fh_class_of(bytes), &zeroed));
-    return fh_heap_take(heap, fh_class_of_medium(bytes)); /* a small one would not be here */
+    return fh_heap_take(heap, fh_class_of(bytes));
 }
 
 static void *calloc_large(size_t bytes)

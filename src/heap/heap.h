@@ -49,7 +49,8 @@ struct fh_spare {
 
 struct fh_heap {
     struct fh_block *ready[FH_CLASSES]; /* first: indexed without an offset */
-    size_t fast_below; /* requests below this may take the fast path; 0: none may, the heap is busy */
+    size_t fast_below; /* requests below this may take the fast path: FH_SMALL_MAX_BYTES, a power of two,
+                          or 0: none may, the heap is busy */
     uint32_t id;
     struct fh_region *region;
     uint32_t large_arena; /* where its last large block came from */
@@ -92,7 +93,13 @@ FH_ALWAYS_INLINE void fh_heap_set_busy(struct fh_heap *heap)
 FH_ALWAYS_INLINE void fh_heap_set_idle(struct fh_heap *heap)
 {
     FH_SIGNAL_FENCE();
-    heap->fast_below = FH_SMALL_MAX_BYTES + 1;
+    heap->fast_below = FH_SMALL_MAX_BYTES;
+}
+
+/* Set busy an idle heap; false if it is not. A handler in between leaves it as it was. */
+FH_ALWAYS_INLINE bool fh_heap_try_set_busy(struct fh_heap *heap)
+{
+    return FH_TEST_AND_CLEAR_BIT(&heap->fast_below, FH_SMALL_SHIFT);
 }
 
 /* ---- Off the fast path ------------------------------------------------------------------------ */
@@ -118,7 +125,7 @@ void fh_heap_free_outside(void *memory);
 
 /* ---- The fast paths --------------------------------------------------------------------------- */
 
-/* A ready block of the class, or whatever it takes; the heap is not busy. */
+/* A ready block of the class, or whatever it takes; the heap is idle. */
 FH_ALWAYS_INLINE void *fh_heap_take(struct fh_heap *heap, size_t class_index)
 {
     fh_heap_set_busy(heap);
@@ -155,14 +162,23 @@ FH_ALWAYS_INLINE void fh_heap_free_not_owner(struct fh_heap *heap, struct fh_poo
         fh_heap_free_other(pool, memory);
 }
 
+FH_ALWAYS_INLINE bool owns(const struct fh_heap *heap, const struct fh_pool *pool)
+{
+    return fh_load_own_u64(&pool->owner) == fh_heap_tag(heap);
+}
+
 FH_ALWAYS_INLINE void fh_heap_free_in_pool(struct fh_pool *pool, void *memory)
 {
     struct fh_heap *heap = fh_heap_of_thread();
-    if (FH_UNLIKELY(fh_load_own_u64(&pool->owner) != fh_heap_tag(heap) || fh_heap_is_busy(heap))) {
+    if (FH_UNLIKELY(!owns(heap, pool) || !fh_heap_try_set_busy(heap))) {
         fh_heap_free_not_owner(heap, pool, memory);
         return;
     }
-    fh_heap_set_busy(heap);
+    if (FH_UNLIKELY(!owns(heap, pool))) { /* a handler came in between and gave the pool up */
+        fh_heap_set_idle(heap);
+        fh_heap_free_not_owner(heap, pool, memory);
+        return;
+    }
     struct fh_block *block = memory;
     block->next = pool->local;
     pool->local = block;

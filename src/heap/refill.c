@@ -318,8 +318,9 @@ void fh_heap_free_deciding(struct fh_pool *pool, struct fh_block *block)
 void fh_heap_drain_class(struct fh_heap *heap, unsigned class_index)
 {
     struct fh_bin *bin = &heap->bins[class_index];
-    struct fh_block *ready = heap->ready[class_index];
-    heap->ready[class_index] = NULL;
+    struct fh_block **slot = &heap->ready[class_index];
+    struct fh_block *ready = *slot;
+    *slot = NULL;
     struct fh_pool *pool = bin->current;
     if (pool != NULL) {
         if (ready != NULL)
