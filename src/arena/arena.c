@@ -80,13 +80,14 @@ static bool note_claim(struct fh_region *region, struct fh_arena *arena, uint64_
     return dirty == 0;
 }
 
-/* Call with bits about to be released. */
-static void note_release(struct fh_region *region, struct fh_arena *arena, uint64_t bits)
+/* Call with bits about to be released. Returns whether any of their pools is dirty. */
+static bool note_release(struct fh_region *region, struct fh_arena *arena, uint64_t bits)
 {
-    uint64_t dirty = fh_load_relaxed_u64(&arena->dirty) & bits;
+    uint64_t dirty = fh_load_relaxed_u64(&arena->dirty) & bits; /* as in note_claim() */
     if (dirty != 0)
         (void)fh_fetch_add_relaxed_u64(&region->retained_pools,
                                        (uint64_t)__builtin_popcountll(dirty));
+    return dirty != 0;
 }
 
 /* ---- Runs inside an arena --------------------------------------------------------------------- */
@@ -138,31 +139,32 @@ static bool claim_new(struct fh_region *region, unsigned pools, struct fh_run *r
     return true;
 }
 
-/* A whole arena. */
-static bool claim_arena(struct fh_region *region, struct fh_run *run)
+/* In one of the first `arenas` arenas of a hint set. */
+static bool claim_hinted(struct fh_region *region, unsigned set, size_t arenas, unsigned pools,
+                         unsigned align_pools, struct fh_run *run)
 {
-    uint32_t index = fh_hints_next(&region->hints, FH_HINTS_EMPTY, 0);
-    for (int looked = 0; index != FH_HINT_NONE && looked < FH_CLAIM_ARENAS; looked++) {
-        if (claim_in(region, index, FH_ARENA_POOLS, 1, run))
+    uint32_t index = fh_hints_next(&region->hints, set, 0);
+    for (; index != FH_HINT_NONE && arenas > 0; arenas--) {
+        if (claim_in(region, index, pools, align_pools, run))
             return true;
-        forget_empty(region, index);
-        index = fh_hints_next(&region->hints, FH_HINTS_EMPTY, index + 1);
+        if (set == FH_HINTS_EMPTY)
+            forget_empty(region, index);
+        index = fh_hints_next(&region->hints, set, index + 1);
     }
-    return claim_new(region, FH_ARENA_POOLS, run);
+    return false;
 }
 
+/* The searches are bounded while the system gives more; only then every arena has its turn. */
 bool fh_arena_claim(struct fh_region *region, unsigned pools, unsigned align_pools,
                     struct fh_run *run)
 {
-    if (pools == FH_ARENA_POOLS)
-        return claim_arena(region, run);
-    uint32_t index = fh_hints_next(&region->hints, FH_HINTS_ROOM, 0);
-    for (int looked = 0; index != FH_HINT_NONE && looked < FH_CLAIM_ARENAS; looked++) {
-        if (claim_in(region, index, pools, align_pools, run))
-            return true;
-        index = fh_hints_next(&region->hints, FH_HINTS_ROOM, index + 1);
-    }
-    return claim_new(region, pools, run);
+    bool part = pools < FH_ARENA_POOLS;
+    unsigned set = part ? (unsigned)FH_HINTS_ROOM : (unsigned)FH_HINTS_EMPTY;
+    return claim_hinted(region, set, FH_CLAIM_ARENAS, pools, align_pools, run) ||
+           (part &&
+            claim_hinted(region, FH_HINTS_EMPTY, FH_CLAIM_ARENAS, pools, align_pools, run)) ||
+           claim_new(region, pools, run) ||
+           claim_hinted(region, set, SIZE_MAX, pools, align_pools, run);
 }
 
 bool fh_arena_claim_near(struct fh_region *region, uint32_t *near, unsigned pools,
@@ -208,11 +210,16 @@ static void stamp(struct fh_arena *arena, unsigned first, unsigned pools)
 /* Clear `bits`, which this thread holds, and say so. */
 static void release_bits(struct fh_region *region, uint32_t index, uint64_t bits)
 {
-    note_release(region, &region->arenas[index], bits);
+    struct fh_arena *arena = &region->arenas[index];
+    bool dirty = note_release(region, arena, bits);
     /* [arena-run] release: this thread's last use of the memory, its descriptors and the dirty bits
      * come before the next claim. seq_cst for [arena-hint]. */
-    uint64_t before = fh_fetch_and_seq_cst_u64(&region->arenas[index].used, ~bits);
+    uint64_t before = fh_fetch_and_seq_cst_u64(&arena->used, ~bits);
     after_release(region, index, before & ~bits);
+    /* [dirty-hint] seq_cst: the hint is read after the words are written; the other end is purge.c's
+     * forget(). */
+    if (dirty)
+        fh_hints_set(&region->hints, FH_HINTS_DIRTY, index);
 }
 
 void fh_arena_release_clean(struct fh_region *region, size_t pool_index, unsigned pools)
@@ -228,9 +235,6 @@ static void release_dirty(struct fh_region *region, uint32_t index, uint64_t bit
     if ((fh_load_relaxed_u64(&arena->dirty) & dirty) != dirty)
         (void)fh_fetch_or_seq_cst_u64(&arena->dirty, dirty); /* [arena-run] release, with `used` */
     release_bits(region, index, bits);
-    /* [dirty-hint] seq_cst: the hint is read after the words are written; the other end is purge.c's
-     * forget(). */
-    fh_hints_set(&region->hints, FH_HINTS_DIRTY, index);
 }
 
 void fh_arena_release(struct fh_region *region, size_t pool_index, unsigned pools)

@@ -9,7 +9,8 @@
  *
  * The lowest arena with room is taken, so that high ones drain; in it, resident pools before others.
  * Any thread may call anything here at any time. A thread that stops inside withholds what it claimed
- * and nothing else. Searches are bounded: FH_CLAIM_ARENAS arenas, then a new one is opened.
+ * and nothing else. Searches are bounded: FH_CLAIM_ARENAS arenas with room, as many
+ * empty ones, then a new one is opened; only if that fails all are searched.
  */
 #ifndef FH_ARENA_ARENA_H
 #define FH_ARENA_ARENA_H

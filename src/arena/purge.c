@@ -135,7 +135,9 @@ void fh_purge_tick(struct fh_region *region)
     enum { KNOWN = 1 }; /* in bit 32: tells a deadline of 0 ms from none */
     uint32_t now_ms = fh_os_now_ms();
     uint64_t next = fh_load_relaxed_u64(&region->next_purge_ms);
-    if (next != 0 && (int32_t)(now_ms - (uint32_t)next) < 0)
+    /* Unsigned, so that a deadline that nobody came by for weeks has passed too. */
+    uint32_t left_ms = (uint32_t)next - now_ms;
+    if (next != 0 && left_ms > 0 && left_ms <= FH_PURGE_INTERVAL_MS)
         return;
     uint64_t later = (uint64_t)KNOWN << 32 | (uint32_t)(now_ms + FH_PURGE_INTERVAL_MS);
     /* Relaxed: a ticket that passes nothing. If the winner stops here, the next interval has another. */

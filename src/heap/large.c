@@ -32,6 +32,18 @@ static void describe(struct fh_pool *pool, char *start, enum fh_pool_kind kind, 
     fh_store_own_u8(&pool->kind, (uint8_t)kind);
 }
 
+/* After a change of size in place. What a huge block no longer needs of its last arena it has touched all
+ * the same, and so goes on counting in `pools`. */
+static void describe_resized(struct fh_pool *pool, enum fh_pool_kind kind, uint32_t pools_before,
+                             size_t bytes)
+{
+    describe(pool, (char *)pool->origin + FH_BLOCK_ALIGN_BYTES, kind, bytes);
+    size_t last_end = arenas_for(pools_for(bytes)) << FH_ARENA_POOL_SHIFT;
+    uint32_t touched = pools_before < last_end ? pools_before : (uint32_t)last_end;
+    if (kind == FH_POOL_HUGE && touched > fh_load_own_u32(&pool->pools))
+        fh_store_own_u32(&pool->pools, touched);
+}
+
 /* In the thread's own heap, if it is idle. */
 static bool claim_pools(struct fh_region *region, unsigned pools, unsigned align_pools,
                         struct fh_run *run)
@@ -142,7 +154,7 @@ bool fh_large_resize(struct fh_pool *pool, size_t bytes)
     bool done = kind == FH_POOL_HUGE ? resize_arenas(region, number, pools, wanted)
                                      : resize_pools(region, number, pools, wanted);
     if (done)
-        describe(pool, (char *)pool->origin + FH_BLOCK_ALIGN_BYTES, kind, bytes);
+        describe_resized(pool, kind, pools, bytes);
     return done;
 }
 

@@ -61,7 +61,7 @@ struct fh_pool {
     uint32_t block_bytes;
     uint32_t capacity; /* blocks that fit */
     uint32_t threshold; /* free blocks that make a full pool worth sharing */
-    uint32_t pools;     /* large and huge: rounded up */
+    uint32_t pools;     /* adjacent pools; of a huge block, those it may have touched */
     uint64_t usable_bytes; /* of a large or huge block */
 
     /* The owner only. */

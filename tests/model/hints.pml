@@ -3,12 +3,12 @@
  *
  *     word 6                 level 2
  *     words 4 5              level 1
- *     words 0 1 2 3          level 0, members 0..7; the threads use those of MEMBERS
+ *     words 0 1 2 3          level 0, members 0..7; the threads use 0, 1, 2 and 5
  *
  *   mark      mark()             a load, and a read-modify-write if the bit is missing
  *   set       fh_hints_set()
  *   clear     fh_hints_clear()
- *   look      fh_hints_next()    from 0 on, when all is quiet
+ *   look      the lowest member that fh_hints_next() can find: a plain search down the marked words
  *
  * Quiet means: no call is in progress. Then every word that is not zero is marked in the word above, and
  * so fh_hints_next() finds the lowest member.
