@@ -20,7 +20,7 @@
 #include "os.h"
 #include "shared.h"
 
-enum { TESTS_MAX = 64, THREADS_MAX = 8, SKIPPED = 77, BOUND_MS = 1000 };
+enum { TESTS_MAX = 64, THREADS_MAX = 8, SKIPPED = 77, BOUND_MS = 1000, A_DAY_MS = 86400000 };
 
 struct test {
     const char *name;
@@ -40,7 +40,7 @@ void fh_sched_point(const void *at, const char *operation)
 }
 #endif
 
-/* ---- Running ---------------------------------------------------------------------------------- */
+/* ---- Running ------------------------------------------------------------------------------ */
 
 void modules_add(const char *name, void (*run)(void))
 {
@@ -62,15 +62,15 @@ void modules_skip(const char *reason)
     abort(); /* not reached */
 }
 
-static void run_one(void **state)
+static void run_given(void **state)
 {
     const struct test *test = *state;
     test->run();
 }
 
-static int run_test(const struct test *test)
+static int run_in_cmocka(const struct test *test)
 {
-    struct CMUnitTest unit = {test->name, run_one, NULL, NULL, (void *)(uintptr_t)test};
+    struct CMUnitTest unit = {test->name, run_given, NULL, NULL, (void *)(uintptr_t)test};
     /* What the macro cmocka_run_group_tests() expands to, with a count of our own. */
     int failed = _cmocka_run_group_tests("modules", &unit, 1, NULL, NULL);
     return failed != 0 ? 1 : skipped ? SKIPPED : 0;
@@ -85,7 +85,7 @@ static int run_afresh(const struct test *test)
         _exit(2);
     }
     CHECK(child > 0 && waitpid(child, &status, 0) == child);
-    return WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == SKIPPED) ? 0 : 1;
+    return !WIFEXITED(status) || (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != SKIPPED);
 }
 
 int main(int argc, char **argv)
@@ -95,13 +95,13 @@ int main(int argc, char **argv)
         if (argc == 1)
             failed |= run_afresh(&tests[i]);
         else if (strcmp(tests[i].name, argv[1]) == 0)
-            return run_test(&tests[i]);
+            return run_in_cmocka(&tests[i]);
     }
     CHECK(argc == 1 && test_count > 0); /* or there is no test of that name */
     return failed;
 }
 
-/* ---- Bounded loops, random numbers, threads, children ----------------------------------------- */
+/* ---- Bounded loops, random numbers, threads, children ------------------------------------- */
 
 static uint64_t now_ms(void)
 {
@@ -176,8 +176,8 @@ void elsewhere(void (*run)(void *argument), void *argument)
     together(1, run_call, &call);
 }
 
-/* Fork; the child runs and leaves with 0. What it writes to stderr goes to `text` unless that is NULL.
- * Returns the wait status. */
+/* Fork; the child runs and leaves with 0. What it writes to stderr goes to `text` unless that is
+ * NULL. Returns the wait status. */
 static int run_child(void (*run)(void *argument), void *argument, char *text, size_t text_bytes)
 {
     int ends[2];
@@ -226,7 +226,7 @@ void in_child(void (*run)(void))
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* ---- Regions and pools of one's own ----------------------------------------------------------- */
+/* ---- Regions and pools of one's own ------------------------------------------------------- */
 
 static void *new_zeros(size_t bytes)
 {
@@ -257,7 +257,8 @@ struct fh_region *new_region(uint32_t arenas, uint32_t extra, bool commits)
     size_t all = arenas + extra;
     size_t extra_entries = power_of_two_at_least(2 * all);
     region->bytes = (size_t)arenas << FH_ARENA_SHIFT;
-    region->base = new_aligned(region->bytes, power_of_two_at_least(arenas) << FH_ARENA_SHIFT, commits);
+    region->base =
+        new_aligned(region->bytes, power_of_two_at_least(arenas) << FH_ARENA_SHIFT, commits);
     size_t descriptor_bytes = all * FH_ARENA_POOLS * FH_DESCRIPTOR_BYTES + page_bytes;
     region->descriptors = (char *)new_aligned(descriptor_bytes, page_bytes, commits);
     size_t record_bytes = all * sizeof(struct fh_arena) + page_bytes;
@@ -268,6 +269,8 @@ struct fh_region *new_region(uint32_t arenas, uint32_t extra, bool commits)
     region->arenas_max = (uint32_t)all;
     region->commits = commits;
     region->page_bytes = page_bytes;
+    region->retain_pools = ~(uint64_t)0 >> 1;
+    region->next_purge_ms = (uint64_t)1 << 32 | (uint32_t)(fh_os_now_ms() + A_DAY_MS);
     fh_hints_place(&region->hints, new_zeros(fh_hints_bytes((uint32_t)all)), (uint32_t)all);
     return region;
 }
@@ -306,7 +309,7 @@ unsigned class_with_threshold(void)
     return FH_CLASSES;
 }
 
-/* ---- Invariants ------------------------------------------------------------------------------- */
+/* ---- Invariants --------------------------------------------------------------------------- */
 
 unsigned list_length(const struct fh_block *blocks)
 {
@@ -316,12 +319,19 @@ unsigned list_length(const struct fh_block *blocks)
     return length;
 }
 
+static const struct fh_pool *descriptor(const struct fh_region *region, size_t pool_index)
+{
+    return (const struct fh_pool *)(const void *)(region->descriptors +
+                                                  (pool_index << FH_DESCRIPTOR_SHIFT));
+}
+
 struct blocks_seen {
     bool seen[FH_POOL_BLOCKS_MAX];
 };
 
 /* The list's length, after each block was found to be one that is carved, and in no list so far. */
-static unsigned walk(const struct fh_pool *pool, const struct fh_block *block, struct blocks_seen *all)
+static unsigned walk(const struct fh_pool *pool, const struct fh_block *block,
+                     struct blocks_seen *all)
 {
     unsigned length = 0;
     for (; block != NULL; block = block->next, length++) {
@@ -390,8 +400,8 @@ unsigned blocks_out(const struct fh_pool *pool)
     }
 }
 
-static void check_owned(const struct fh_heap *heap, const struct fh_pool *pool, unsigned class_index,
-                        enum fh_pool_list list)
+static void check_owned(const struct fh_heap *heap, const struct fh_pool *pool,
+                        unsigned class_index, enum fh_pool_list list)
 {
     check_pool(pool);
     CHECK(fh_word_state(pool->word) == FH_ACTIVE && fh_word_owner(pool->word) == heap->id);
@@ -433,29 +443,49 @@ static void check_bin(const struct fh_heap *heap, unsigned class_index)
           bin->waiting_count);
 }
 
+/* To the arenas the pools at hand are in use; nobody else knows of them. */
+static void check_spare(const struct fh_heap *heap, const struct fh_spare *spare)
+{
+    const struct fh_region *region = heap->region;
+    const struct fh_arena *arena = &region->arenas[spare->pool_index >> FH_ARENA_POOL_SHIFT];
+    unsigned first = spare->pool_index % FH_ARENA_POOLS;
+    CHECK(spare->pools >= 1 && first + spare->pools <= FH_ARENA_POOLS);
+    for (unsigned i = 0; i < spare->pools; i++) {
+        CHECK(arena->used >> (first + i) & 1);
+        CHECK(descriptor(region, spare->pool_index + i)->kind == FH_POOL_NONE);
+    }
+}
+
+static void check_spares(const struct fh_heap *heap)
+{
+    unsigned pools = 0;
+    for (unsigned i = 0; i < heap->spare_runs; i++) {
+        check_spare(heap, &heap->spares[i]);
+        pools += heap->spares[i].pools;
+    }
+    CHECK(heap->spare_runs <= FH_SPARE_RUNS && pools <= FH_SPARE_POOLS);
+    CHECK(pools == heap->spare_pools);
+}
+
 void check_heap(const struct fh_heap *heap)
 {
+    check_spares(heap);
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++)
         check_bin(heap, class_index);
 }
 
-/* A member is of use only if a search comes upon it. */
+/* A member is of use only if a search comes upon it, from wherever it begins. */
 static void check_hint(const struct fh_region *region, unsigned set, uint32_t member)
 {
     CHECK(fh_hints_has(&region->hints, set, member));
-    CHECK(fh_hints_next(&region->hints, set, 0) != FH_HINT_NONE);
-    uint32_t from = member / 64 * 64;
-    while (from < member)
-        from = fh_hints_next(&region->hints, set, from) + (from == member ? 0 : 1);
     CHECK(fh_hints_next(&region->hints, set, member) == member);
+    CHECK(fh_hints_next(&region->hints, set, 0) <= member);
 }
 
 static void check_claimed_pool(const struct fh_region *region, uint32_t arena, unsigned pool_bit)
 {
     const struct fh_pool *pool =
-        (const struct fh_pool *)(const void *)(region->descriptors +
-                                               ((((size_t)arena << FH_ARENA_POOL_SHIFT) + pool_bit)
-                                                << FH_DESCRIPTOR_SHIFT));
+        descriptor(region, ((size_t)arena << FH_ARENA_POOL_SHIFT) + pool_bit);
     if (pool->kind != FH_POOL_BLOCKS)
         return;
     check_pool(pool);
@@ -470,6 +500,7 @@ static void check_arena(const struct fh_region *region, uint32_t index)
     const struct fh_arena *arena = &region->arenas[index];
     uint64_t all = fh_low_bits(FH_ARENA_POOLS);
     CHECK((arena->used & ~all) == 0 && (arena->dirty & ~all) == 0);
+    CHECK((arena->regretted & (arena->used | arena->dirty)) == 0);
     if (arena->used != all)
         check_hint(region, FH_HINTS_ROOM, index);
     if (arena->used == 0)
@@ -483,8 +514,14 @@ static void check_arena(const struct fh_region *region, uint32_t index)
 
 void check_region(const struct fh_region *region)
 {
+    size_t retained = 0;
     for (size_t i = fh_region_next_arena(region, 0); i < region->arenas_max;
-         i = fh_region_next_arena(region, i + 1))
-        if (region->arenas[i].start != 0)
-            check_arena(region, (uint32_t)i);
+         i = fh_region_next_arena(region, i + 1)) {
+        const struct fh_arena *arena = &region->arenas[i];
+        if (arena->start == 0)
+            continue;
+        check_arena(region, (uint32_t)i);
+        retained += (size_t)__builtin_popcountll(arena->dirty & ~arena->used);
+    }
+    CHECK(region->retained_pools == retained);
 }

@@ -30,7 +30,7 @@
 #define MODULES_SHADOWED 0
 #endif
 
-/* ---- Running ---------------------------------------------------------------------------------- */
+/* ---- Running ------------------------------------------------------------------------------ */
 
 #define TEST(name)                                                                                 \
     static void name(void);                                                                        \
@@ -42,13 +42,14 @@
 
 #define CHECK(condition) ((condition) ? (void)0 : modules_fail(__FILE__, __LINE__, #condition))
 
+/* Called by TEST(). */
 void modules_add(const char *name, void (*run)(void));
 void modules_fail(const char *file, int line, const char *condition) __attribute__((noreturn));
 
 /* The test ends here and counts as skipped. On the thread that runs the tests only. */
 void modules_skip(const char *reason) __attribute__((noreturn));
 
-/* ---- Bounded loops, random numbers, threads, children ----------------------------------------- */
+/* ---- Bounded loops, random numbers, threads, children ------------------------------------- */
 
 struct bound {
     size_t step, steps;
@@ -73,11 +74,12 @@ void check_aborts(void (*run)(void *argument), void *argument, const char *text)
 /* In a child, `run` must come to its end. */
 void in_child(void (*run)(void));
 
-/* ---- Regions and pools of one's own ----------------------------------------------------------- */
+/* ---- Regions and pools of one's own ------------------------------------------------------- */
 
 /* A region of so many arenas, and so many extra ones, beside the published one. Its base is a
  * multiple of `arenas` rounded up to a power of two. With `commits`, nothing of it may be touched
- * before it is committed. */
+ * before it is committed. It is never purged unless asked: all may be retained, and the next purge
+ * is a day away. */
 struct fh_region *new_region(uint32_t arenas, uint32_t extra, bool commits);
 
 /* Descriptors and memory for one pool or span. */
@@ -89,16 +91,16 @@ size_t claimed_pools(const struct fh_region *region);
 
 bool is_zero(const void *memory, size_t bytes);
 
-/* The highest class of which a full pool must have several free blocks before it is shared; FH_CLASSES
- * if there is none (tiny geometry). */
+/* The highest class of which a full pool must have several free blocks before it is shared;
+ * FH_CLASSES if there is none (tiny geometry). */
 unsigned class_with_threshold(void);
 
-/* ---- Invariants ------------------------------------------------------------------------------- */
+/* ---- Invariants --------------------------------------------------------------------------- */
 
 unsigned list_length(const struct fh_block *blocks);
 
-/* Of a pool that no other thread uses now: every list is as long as the counts and the word say, and
- * holds only distinct blocks that were carved. */
+/* Of a pool that no other thread uses now: every list is as long as the counts and the word say,
+ * and holds only distinct blocks that were carved. */
 void check_pool(const struct fh_pool *pool);
 
 /* How many of its blocks are handed out or ready, by its counts and its word. */
