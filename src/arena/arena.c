@@ -59,15 +59,24 @@ static void after_release(struct fh_region *region, uint32_t index, uint64_t aft
 
 /* ---- How much is free and resident ------------------------------------------------------------ */
 
+static uint64_t count_bits(uint64_t bits)
+{
+    return (uint64_t)__builtin_popcountll(bits);
+}
+
+/* `pools` more are in use, of which so many were retained. Relaxed: only to decide by. */
+static void count_claimed(struct fh_region *region, uint64_t pools, uint64_t retained)
+{
+    (void)fh_fetch_add_relaxed_u64(&region->pool_counts, (pools << 32) - retained);
+}
+
 /* Call with bits just claimed. Relaxed: these bits of `dirty` and `regretted` change only while their
  * pools are claimed, here by this thread; the counts are only to decide by. Returns whether the pools
  * read as zero. */
 static bool note_claim(struct fh_region *region, struct fh_arena *arena, uint64_t bits)
 {
     uint64_t dirty = fh_load_relaxed_u64(&arena->dirty) & bits;
-    if (dirty != 0)
-        (void)fh_fetch_add_relaxed_u64(&region->retained_pools,
-                                       -(uint64_t)__builtin_popcountll(dirty));
+    count_claimed(region, count_bits(bits), count_bits(dirty));
     uint64_t regretted = fh_load_relaxed_u64(&arena->regretted) & bits;
     if (FH_UNLIKELY(regretted != 0)) {
         (void)fh_fetch_and_release_u64(&arena->regretted, ~regretted);
@@ -75,7 +84,7 @@ static bool note_claim(struct fh_region *region, struct fh_arena *arena, uint64_
         uint32_t since_ms =
             fh_os_now_ms() - fh_load_relaxed_u32(&arena->freed_ms[fh_lowest_bit(regretted)]);
         if (since_ms < FH_REGRET_MS)
-            fh_purge_regret(region, (unsigned)__builtin_popcountll(regretted));
+            fh_purge_regret(region, (unsigned)count_bits(regretted));
     }
     return dirty == 0;
 }
@@ -84,9 +93,7 @@ static bool note_claim(struct fh_region *region, struct fh_arena *arena, uint64_
 static bool note_release(struct fh_region *region, struct fh_arena *arena, uint64_t bits)
 {
     uint64_t dirty = fh_load_relaxed_u64(&arena->dirty) & bits; /* as in note_claim() */
-    if (dirty != 0)
-        (void)fh_fetch_add_relaxed_u64(&region->retained_pools,
-                                       (uint64_t)__builtin_popcountll(dirty));
+    count_claimed(region, -count_bits(bits), -count_bits(dirty));
     return dirty != 0;
 }
 
@@ -134,6 +141,7 @@ static bool claim_new(struct fh_region *region, unsigned pools, struct fh_run *r
         return false;
     run->pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
     run->zeroed = true;
+    count_claimed(region, pools, 0);
     if (pools < FH_ARENA_POOLS)
         fh_hints_set(&region->hints, FH_HINTS_ROOM, index);
     return true;
@@ -321,6 +329,7 @@ bool fh_arenas_claim(struct fh_region *region, size_t arenas, size_t align_arena
     }
     if (!fh_grow(region, arenas, align_arenas, all_pools(), &index))
         return false;
+    count_claimed(region, arenas << FH_ARENA_POOL_SHIFT, 0);
     run->pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
     return true;
 }

@@ -94,16 +94,13 @@ size_t fh_purge(struct fh_region *region, uint32_t age_ms, unsigned runs)
 
 /* ---- Too many --------------------------------------------------------------------------------- */
 
-static uint64_t allowed_pools(const struct fh_region *region)
-{
-    /* Relaxed: an allowance, not a bound. */
-    return FH_RETAIN_MIN_POOLS + fh_load_relaxed_u64(&region->retain_pools);
-}
-
 static bool has_excess(const struct fh_region *region)
 {
-    uint64_t retained = fh_load_relaxed_u64(&region->retained_pools);
-    return retained > allowed_pools(region);
+    /* Relaxed: an allowance, not a bound. */
+    uint64_t allowed = FH_RETAIN_MIN_POOLS +
+                       fh_region_pools_in_use(region) / FH_RETAIN_PER_IN_USE +
+                       fh_load_relaxed_u64(&region->retain_pools);
+    return fh_region_retained_pools(region) > allowed;
 }
 
 void fh_purge_excess(struct fh_region *region)

@@ -4,9 +4,9 @@
  * Age: a pool that stays free for FH_DECAY_MS is purged by whichever thread next comes by a slow path.
  *
  * Number: a program that frees much and then idles comes by no more. So at most FH_RETAIN_MIN_POOLS free
- * pools stay resident, and who releases one too many purges some, highest arenas first. If such a pool
- * is claimed again that was a mistake, and more may stay from then on (retain_pools); the allowance
- * shrinks again as time passes. */
+ * pools stay resident, and one for every 8 in use; who releases one too many purges some, highest
+ * arenas first. If such a pool is claimed again soon that was a mistake, and more may stay from then on
+ * (retain_pools); this allowance shrinks again as time passes. */
 #ifndef FH_ARENA_PURGE_H
 #define FH_ARENA_PURGE_H
 

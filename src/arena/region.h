@@ -65,8 +65,9 @@ struct fh_region {
     uint64_t purge_cursor;  /* arena at which the next purge goes on */
 
     /* Any thread; written whenever a pool is claimed or released. */
-    uint64_t retained_pools FH_CACHE_LINE_ALIGNED; /* free and resident, give or take a few */
-    uint64_t retain_pools; /* how many may be, beyond FH_RETAIN_MIN_POOLS; see purge.h */
+    uint64_t pool_counts FH_CACHE_LINE_ALIGNED; /* how many are retained (free and resident), plus how
+                                                   many are in use << 32 */
+    uint64_t retain_pools; /* more that may be retained; see purge.h */
 };
 
 /* Copies of the region's fields for the fast path; all zero until there is a region, which makes every
@@ -90,6 +91,18 @@ bool fh_region_has_arena(const struct fh_region *region, size_t index);
 
 /* The lowest index >= `index` of which that holds, or arenas_max. */
 size_t fh_region_next_arena(const struct fh_region *region, size_t index);
+
+/* How many free pools are resident, give or take a few. */
+static inline uint32_t fh_region_retained_pools(const struct fh_region *region)
+{
+    return (uint32_t)fh_load_relaxed_u64(&region->pool_counts); /* only to decide by */
+}
+
+/* How many pools are claimed. */
+static inline uint32_t fh_region_pools_in_use(const struct fh_region *region)
+{
+    return (uint32_t)(fh_load_relaxed_u64(&region->pool_counts) >> 32); /* only to decide by */
+}
 
 /* Begin to use a part of the reservation: make it usable, where it is not from the start, and visible in
  * core dumps. */

@@ -103,6 +103,7 @@ enum {
     FH_PURGE_INTERVAL_MS = 100, /* how often somebody looks */
     FH_PURGE_RUNS = 256,        /* how many runs of pools one look may return */
     FH_RETAIN_MIN_POOLS = (4 << 20) / FH_POOL_BYTES, /* free pools that may always stay resident */
+    FH_RETAIN_PER_IN_USE = 8,                        /* and one for so many in use */
     FH_REGRET_MS = 100, /* claimed again so soon, a pool should not have been returned */
     FH_EXCESS_RUNS = 32, /* how many runs a release returns at once when there are more */
 };
