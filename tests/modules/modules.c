@@ -523,5 +523,5 @@ void check_region(const struct fh_region *region)
         check_arena(region, (uint32_t)i);
         retained += (size_t)__builtin_popcountll(arena->dirty & ~arena->used);
     }
-    CHECK(region->retained_pools == retained);
+    CHECK(fh_region_retained_pools(region) == retained);
 }
