@@ -20,7 +20,7 @@
 #include "os.h"
 #include "shared.h"
 
-enum { TESTS_MAX = 64, THREADS_MAX = 8, SKIPPED = 77, BOUND_MS = 1000, A_DAY_MS = 86400000 };
+enum { TESTS_MAX = 64, THREADS_MAX = 8, SKIPPED = 77, BOUND_MS = 1000 };
 
 struct test {
     const char *name;
@@ -270,7 +270,6 @@ struct fh_region *new_region(uint32_t arenas, uint32_t extra, bool commits)
     region->commits = commits;
     region->page_bytes = page_bytes;
     region->retain_pools = ~(uint64_t)0 >> 1;
-    region->next_purge_ms = (uint64_t)1 << 32 | (uint32_t)(fh_os_now_ms() + A_DAY_MS);
     fh_hints_place(&region->hints, new_zeros(fh_hints_bytes((uint32_t)all)), (uint32_t)all);
     return region;
 }
@@ -524,4 +523,5 @@ void check_region(const struct fh_region *region)
         retained += (size_t)__builtin_popcountll(arena->dirty & ~arena->used);
     }
     CHECK(fh_region_retained_pools(region) == retained);
+    CHECK(fh_region_pools_in_use(region) == claimed_pools(region));
 }

@@ -78,8 +78,7 @@ void in_child(void (*run)(void));
 
 /* A region of so many arenas, and so many extra ones, beside the published one. Its base is a
  * multiple of `arenas` rounded up to a power of two. With `commits`, nothing of it may be touched
- * before it is committed. It is never purged unless asked: all may be retained, and the next purge
- * is a day away. */
+ * before it is committed. All of it may be retained, however much is free. */
 struct fh_region *new_region(uint32_t arenas, uint32_t extra, bool commits);
 
 /* Descriptors and memory for one pool or span. */

@@ -1,0 +1,165 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# The stress lab: build it, run storms one after the other, and end with a table.
+set -eu
+
+storms="sizes producers orphans kills signals jumps forks exits limits"
+
+usage() {
+    cat <<END_OF_USAGE
+usage: stress/run.sh [--seconds N] [--seed S] [--lib PATH] [name ...]
+
+Runs storms ($storms)
+and, if it is named, the stall map (stallmap). Without names: all storms.
+
+  --seconds N  seconds for each storm (default 30)
+  --seed S     what the random numbers come from (default: the time)
+  --lib PATH   a library to preload instead of Freehold; "glibc" for none
+  --full       stallmap: hold the thread at every instruction
+  -h, --help   this text
+
+FH_BUILD names the build directory to use; otherwise build/stress is made.
+Exit status: 0 all is well, 1 an anomaly, 2 not run.
+END_OF_USAGE
+}
+
+die() {
+    echo "run.sh: $*" >&2
+    exit 2
+}
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=${FH_BUILD:-$root/build/stress}
+seconds=30
+seed=$(date +%s)
+library=
+full=
+names=
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --seconds | --seed | --lib)
+        [ $# -ge 2 ] || die "$1 needs a value"
+        case $1 in
+        --seconds) seconds=$2 ;;
+        --seed) seed=$2 ;;
+        --lib) library=$2 ;;
+        esac
+        shift
+        ;;
+    --full) full=--full ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    -*)
+        usage >&2
+        exit 2
+        ;;
+    *)
+        case " $storms stallmap " in
+        *" $1 "*) names="$names $1" ;;
+        *) die "no storm is called $1; there are: $storms stallmap" ;;
+        esac
+        ;;
+    esac
+    shift
+done
+: "${names:=$storms}"
+for number in "$seconds" "$seed"; do
+    case $number in
+    '' | *[!0-9]*) die "not a number: $number" ;;
+    esac
+done
+
+# ---- Build ---------------------------------------------------------------------------------------
+
+install_packages() {
+    echo "installing $*" >&2
+    if [ "$(id -u)" = 0 ]; then
+        sudo=
+    else
+        sudo=sudo
+    fi
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
+        $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >&2
+}
+
+missing=
+command -v cmake >/dev/null 2>&1 || missing="$missing cmake"
+command -v make >/dev/null 2>&1 || command -v ninja >/dev/null 2>&1 || missing="$missing make"
+command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+if [ -n "$missing" ]; then
+    # shellcheck disable=SC2086 # a list of packages
+    install_packages $missing || die "please install$missing"
+fi
+
+build_all() {
+    if [ ! -f "$build/CMakeCache.txt" ]; then
+        cmake -S "$root" -B "$build" -DFH_TESTS=OFF -DFH_BENCH=OFF -DFH_STRESS=ON || return 1
+    fi
+    cmake --build "$build" -j 2
+}
+mkdir -p "$build"
+build_all >"$build/stress.log" 2>&1 || {
+    cat "$build/stress.log" >&2
+    die "the build failed"
+}
+
+case $library in
+'') library=$build/libfreehold-malloc.so ;;
+glibc) library= ;;
+*/*) ;;
+*) library=$(pwd)/$library ;;
+esac
+[ -z "$library" ] || [ -f "$library" ] || die "no such library: $library"
+
+# ---- Run -----------------------------------------------------------------------------------------
+
+export STORM_MODULE="$build/stress/stress-module.so" STORM_SEED="$seed"
+results=$(mktemp)
+child=
+stop() {
+    [ -z "$child" ] || kill "$child" 2>/dev/null || :
+    rm -f "$results"
+    exit 2
+}
+trap stop INT TERM
+trap 'rm -f "$results"' EXIT
+
+echo "seed $seed, $seconds s a storm, ${library:-glibc}"
+echo "again: sh stress/run.sh --seconds $seconds --seed $seed --lib ${library:-glibc}" $names
+
+run_storm() {
+    # In the background, so that a signal to this script is not kept waiting.
+    env LD_PRELOAD="$library" "$build/stress/storm" --seconds "$seconds" --seed "$seed" "$1" \
+        >"$results.one" &
+    child=$!
+    status=0
+    wait "$child" || status=$?
+    child=
+    if [ -s "$results.one" ]; then
+        cat "$results.one" >>"$results"
+    else # it did not come to its end
+        printf '%s\t-\t-\t-\tended with status %s\t\n' "$1" "$status" >>"$results"
+    fi
+    rm -f "$results.one"
+    [ "$status" = 0 ] || failed=1
+}
+
+failed=0
+for name in $names; do
+    if [ "$name" = stallmap ]; then
+        # shellcheck disable=SC2086 # an option or nothing
+        "$build/stress/stallmap" $full --gate "${library:-glibc}" || failed=1
+    else
+        run_storm "$name"
+    fi
+done
+
+[ ! -s "$results" ] || {
+    echo
+    printf 'storm\toperations/s\tevents\tpeak MiB\tanomalies\tnote\n' | cat - "$results" |
+        awk -F '\t' '{ printf "%-10s %12s  %-18s %8s  %-9s  %s\n", $1, $2, $3, $4, $5, $6 }'
+}
+exit "$failed"

@@ -1,0 +1,547 @@
+#!/bin/sh
+# All tests in one command:
+#
+#   sh tests/run.sh                 everything; some five minutes on two cores
+#   sh tests/run.sh --quick         one compiler and no sanitizer: what to run before a commit
+#   sh tests/run.sh STAGE...        just these stages, and what they need
+#   sh tests/run.sh --list          what the stages are
+#
+# For a fresh Debian or Ubuntu: installs what is missing, builds in build/tests/<stage> (or in the
+# folder that FH_TEST_BUILD names), and runs up to one stage per core at a time. The last line is
+# `N passed, N failed, N skipped`; the exit status is 0 only if nothing failed.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=${FH_TEST_BUILD:-$root/build/tests}
+LC_ALL=C
+DEBIAN_FRONTEND=noninteractive
+export LC_ALL DEBIAN_FRONTEND
+
+# ---- What is needed ----------------------------------------------------------------------------
+
+needed='build-essential cmake pkg-config libck-dev libcmocka-dev clang python3'
+# Without these, what is about them is skipped. clang-format has a version: each formats differently.
+wanted='clang-format-14 libbenchmark-dev spin redis-server sqlite3 git nodejs perl openssl'
+
+# ---- The stages --------------------------------------------------------------------------------
+#
+# name, what must be done first (- for nothing), and what it is. Long ones first; what waits for
+# `build` comes when that is done.
+stages()
+{
+    cat <<'END'
+build     -      the release build with gcc, everything in it
+programs  build  real programs under the malloc library
+clang     -      built with clang: the module and family tests
+tests     build  modules, malloc family, package, and all else that the build has tests of
+models    build  the protocols' models, checked exhaustively
+thread    -      the module tests under ThreadSanitizer
+address   -      the module tests under AddressSanitizer
+undefined -      the module tests under UndefinedBehaviorSanitizer
+tiny      -      the module tests with tiny pools and arenas
+c11       -      the module tests on C11 atomics
+sched     -      the module tests on the scheduler's atomics
+library   build  imports, exports, instructions and TLS of the release libraries
+headers   -      each header alone; the public one as C and C++ with all warnings
+style     -      clang-format, syntax of the scripts
+END
+}
+quick_stages='build tests library headers style'
+
+# Configure and build: configure FOLDER OPTION..., then compile FOLDER [TARGET...].
+configure()
+{
+    folder=$build/$1
+    shift
+    cmake -S "$root" -B "$folder" "$@"
+}
+
+compile()
+{
+    folder=$build/$1
+    shift
+    cmake --build "$folder" --parallel "$jobs" ${1:+--target "$@"}
+}
+
+launcher= # what ctest runs under
+
+# ctest in a folder; its report is counted later.
+ctest_in()
+{
+    folder=$build/$1
+    shift
+    $launcher ctest --test-dir "$folder" --output-on-failure --timeout 300 "$@" || true
+}
+
+module_targets()
+{
+    sed -n 's/^TEST(.*//; s|.*/\([a-z0-9_]*\)_test\.c$|modules_\1|p' <<END
+$(ls "$root"/tests/modules/*_test.c)
+END
+}
+
+# Older sanitizers do not start where addresses are random in more bits than they know of.
+launcher_for()
+{
+    "$1" >/dev/null 2>&1 || ! setarch -R "$1" >/dev/null 2>&1 || echo 'setarch -R'
+}
+
+# modules FOLDER OPTION...: build and run the module tests alone.
+modules()
+{
+    name=$1
+    shift
+    configure "$name" -DFH_BENCH=OFF -DFH_STRESS=OFF -DFH_INSTALL=OFF "$@"
+    # shellcheck disable=SC2046 # one word a target
+    compile "$name" $(module_targets)
+    launcher=$(launcher_for "$build/$name/tests/modules/modules_bits")
+    ctest_in "$name" --tests-regex '^modules[.]' --parallel "$jobs"
+}
+
+stage_build()
+{
+    configure release -DCMAKE_C_COMPILER=gcc -DCMAKE_CXX_COMPILER=g++ -DFH_WERROR=ON
+    compile release
+    passes 'the release build has no warning'
+}
+
+stage_programs()
+{
+    ctest_in release --label-regex '^program$' --parallel "$jobs"
+}
+
+# The package tests share one installation, so they run one by one.
+stage_tests()
+{
+    ctest_in release --label-exclude '^(program|package|model)$' --parallel "$jobs"
+    ctest_in release --label-regex '^package$'
+}
+
+stage_models()
+{
+    ctest_in release --label-regex '^model$' --parallel "$jobs"
+}
+
+stage_clang()
+{
+    configure clang -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DFH_BENCH=OFF \
+        -DFH_WERROR=ON
+    compile clang
+    ctest_in clang --tests-regex '^(modules|family)[.]' --parallel "$jobs"
+}
+
+stage_thread() { modules thread -DFH_SANITIZE=thread; }
+stage_address() { modules address -DFH_SANITIZE=address; }
+stage_undefined() { modules undefined -DFH_SANITIZE=undefined; }
+stage_tiny() { modules tiny -DFH_GEOMETRY=tiny; }
+stage_c11() { modules c11 -DFH_ATOMICS=c11; }
+stage_sched() { modules sched -DFH_ATOMICS=sched; }
+
+# ---- The release libraries, from the outside ---------------------------------------------------
+
+exports_of()
+{
+    nm -D --defined-only "$1" | sed 's/.* //; s/@.*//' | sort
+}
+
+same_exports() # LIBRARY PATTERN
+{
+    sed '/^#/d' "$root/tests/exports.txt" | grep "$2" | sort >"$state/expected.$$"
+    exports_of "$1" | diff "$state/expected.$$" -
+}
+
+imports_nothing_that_waits()
+{
+    ! nm -D --undefined-only "$1" | sed 's/@.*//' | grep -E \
+        ' (pthread_(mutex|spin|rwlock|cond|barrier|once|yield|join)|(__)?sem_|sched_yield|syscall|.*futex)'
+}
+
+has_no_instruction() # LIBRARY PATTERN
+{
+    objdump -d --no-show-raw-insn "$1" >"$state/code.$$"
+    ! grep -E "[[:space:]]($2)([[:space:]]|\$)" "$state/code.$$"
+}
+
+has_little_thread_local_memory()
+{
+    bytes=$(readelf -lW "$1" | awk '$1 == "TLS" { print $6 }')
+    echo "$1: TLS $bytes"
+    [ -n "$bytes" ] && [ $((bytes)) -le 64 ]
+}
+
+reaches_it_directly()
+{
+    readelf -d "$1" | grep -q STATIC_TLS && ! nm -D --undefined-only "$1" | grep __tls_get_addr
+}
+
+stage_library()
+{
+    check 'libfreehold.so exports what is listed' \
+        same_exports "$build/release/libfreehold.so" '^fh_'
+    check 'libfreehold-malloc.so exports what is listed' \
+        same_exports "$build/release/libfreehold-malloc.so" .
+    for name in libfreehold.so libfreehold-malloc.so; do
+        library=$build/release/$name
+        check "$name imports nothing that waits" imports_nothing_that_waits "$library"
+        check "$name makes system calls through libc alone" has_no_instruction "$library" 'syscall|svc'
+        check "$name never spins politely" has_no_instruction "$library" 'pause|yield|wfe|tpause'
+        check "$name has at most 64 bytes a thread" has_little_thread_local_memory "$library"
+        check "$name reaches them by initial-exec" reaches_it_directly "$library"
+    done
+}
+
+# ---- Sources -----------------------------------------------------------------------------------
+
+# compiles COMPILER STANDARD LANGUAGE OPTION... HEADER: alone, without a warning.
+compiles()
+{
+    compiler=$1 standard=$2 language=$3
+    shift 3
+    printf '#include "%s"\ntypedef int not_empty;\n' "$1" >"$state/alone.$$"
+    shift
+    "$compiler" "-std=$standard" -x "$language" -Wall -Wextra -Wpedantic -Werror -fsyntax-only "$@" \
+        "$state/alone.$$"
+}
+
+# The layers are C; their headers may use what C++ lacks. atomic_*.h are the back ends of atomic.h,
+# which is checked with each.
+stage_headers()
+{
+    for compiler in gcc clang; do
+        check "freehold.h as C11 by $compiler" compiles $compiler c11 c "$root/include/freehold.h"
+    done
+    for compiler in g++ clang++; do
+        check "freehold.h as C++17 by $compiler" \
+            compiles $compiler c++17 c++ "$root/include/freehold.h"
+    done
+    set -- -D_GNU_SOURCE "-I$root/include"
+    for folder in "$root"/src/*/; do
+        set -- "$@" "-I$folder"
+    done
+    for header in "$root"/src/*/*.h; do
+        case $header in */atomic_*) continue ;; esac
+        for compiler in gcc clang; do
+            for atomics in C11 CK SCHED; do
+                [ "$atomics" != CK ] || [ "$(uname -m)" = x86_64 ] || continue
+                check "${header#"$root"/} as C11 by $compiler, $atomics atomics" \
+                    compiles $compiler c11 c "$header" "$@" "-DFH_ATOMICS_$atomics=1"
+            done
+        done
+    done
+}
+
+sources()
+{
+    find "$root/include" "$root/src" "$root/tests" "$root/bench" "$root/stress" "$root/docs" -type f \
+        -name "$1" 2>/dev/null | sort
+}
+
+is_formatted()
+{
+    command -v clang-format-14 >/dev/null || return 77
+    clang-format-14 --dry-run -Werror "$1"
+}
+
+stage_style()
+{
+    for pattern in '*.c' '*.h' '*.cc' '*.cpp'; do
+        for source in $(sources "$pattern"); do
+            check "${source#"$root"/} is formatted" is_formatted "$source"
+        done
+    done
+    for script in $(sources '*.sh'); do
+        check "${script#"$root"/} is a shell script" sh -n "$script"
+    done
+    [ ! -f "$root/.ci/run" ] || check '.ci/run is a shell script' bash -n "$root/.ci/run"
+}
+
+# ---- Counting ----------------------------------------------------------------------------------
+
+passes() { echo "check: passed: $1"; }
+
+# check WHAT COMMAND...: which says 77 if it cannot be checked here.
+check()
+{
+    what=$1
+    outcome=0
+    shift
+    "$@" || outcome=$?
+    case $outcome in
+    0) passes "$what" ;;
+    77) echo "check: skipped: $what" ;;
+    *) echo "check: FAILED: $what" ;;
+    esac
+}
+
+# From a stage's report: what ctest and check said of each test. Prints passed, failed, skipped.
+count()
+{
+    awk '
+        /^check: passed: / || /^ *[0-9]+\/[0-9]+ Test +#.* Passed +[0-9.]+ sec/ { passed++; next }
+        /^check: FAILED: / { failed++; next }
+        /^check: skipped: / { skipped++; next }
+        /^ *[0-9]+\/[0-9]+ Test +#/ { if (/\*\*\*Skipped/) skipped++; else failed++ }
+        END { print passed + 0, failed + 0, skipped + 0 }' "$1"
+}
+
+failures()
+{
+    sed -n -E '/^check: FAILED: /p; /\*\*\*Skipped/d; /^ *[0-9]+\/[0-9]+ Test +#.*\*\*\*/p' "$1"
+}
+
+# ---- Running -----------------------------------------------------------------------------------
+
+now() { date +%s; }
+
+say() { printf '[%4d s] %s\n' $(($(now) - started)) "$*"; }
+
+# A stage in a process of its own (`run.sh --stage NAME`), so that set -e holds in it.
+run_stage()
+{
+    begun=$(now)
+    status=0
+    say "$1: begins"
+    sh "$0" --stage "$1" >"$state/$1.log" 2>&1 </dev/null || status=$?
+    counts=$(count "$state/$1.log")
+    # A stage that ended early, or has nothing to show, failed as such.
+    if [ $status -ne 0 ] || [ "$counts" = '0 0 0' ]; then
+        echo "check: FAILED: stage $1 (status $status)" >>"$state/$1.log"
+        counts=$(count "$state/$1.log")
+    fi
+    echo "$counts $(($(now) - begun))" >"$state/$1.result"
+    finish "$1"
+}
+
+finish() # STAGE
+{
+    # shellcheck disable=SC2046 # four numbers
+    set -- "$1" $(cat "$state/$1.result")
+    say "$1: $2 passed, $3 failed, $4 skipped in $5 s"
+    [ "$3" -eq 0 ] || show_failures "$1"
+}
+
+show_failures()
+{
+    failures "$state/$1.log" | head -n 20 | sed "s/^/    /"
+    if ! grep -q 'Test *#' "$state/$1.log"; then # no ctest said more
+        grep -E '(error|warning|Error)' "$state/$1.log" | head -n 10 | sed "s/^/    /"
+    fi
+    echo "    all of it: $state/$1.log"
+}
+
+need_of() { stages | awk -v name="$1" '$1 == name { print $2 }'; }
+
+is_ready()
+{
+    need=$(need_of "$1")
+    [ "$need" = - ] || [ -f "$state/$need.result" ]
+}
+
+# Take a stage that nobody has taken, and that may begin. 1: none is left; 2: none may begin yet.
+take_stage()
+{
+    left=no
+    for taken in $selected; do
+        [ ! -d "$state/$taken.taken" ] || continue
+        left=yes
+        if is_ready "$taken" && mkdir "$state/$taken.taken" 2>/dev/null; then
+            return 0
+        fi
+    done
+    [ $left = yes ] && return 2
+    return 1
+}
+
+# One of as many workers as there are cores.
+work_off()
+{
+    while :; do
+        found=0
+        take_stage || found=$?
+        case $found in
+        0) run_stage "$taken" ;;
+        1) return 0 ;;
+        *) sleep 1 ;;
+        esac
+    done
+}
+
+is_running() { kill -0 "$1" 2>/dev/null; }
+
+# Stages that no worker came to the end of, because somebody ended it.
+fail_unfinished()
+{
+    for name in $selected; do
+        [ ! -f "$state/$name.result" ] || continue
+        echo "check: FAILED: stage $name did not end" >>"$state/$name.log"
+        echo '0 1 0 0' >"$state/$name.result"
+    done
+}
+
+# Every so often, where each running stage is.
+show_progress()
+{
+    for name in $selected; do
+        if [ -f "$state/$name.log" ] && [ ! -f "$state/$name.result" ]; then
+            say "$name: $(tail -n 1 "$state/$name.log" | tr -s ' .' | cut -c 1-90)"
+        fi
+    done
+}
+
+wait_for_workers()
+{
+    seconds=0
+    for worker in $workers; do
+        while is_running "$worker"; do
+            sleep 1
+            seconds=$((seconds + 1))
+            [ $((seconds % 20)) -ne 0 ] || show_progress
+        done
+    done
+}
+
+# Workers lead process groups of their own: so all that they started can be ended.
+# shellcheck disable=SC2317 # the traps call it
+end_workers()
+{
+    status=$?
+    trap - EXIT
+    for worker in $workers; do
+        kill -TERM "-$worker" 2>/dev/null || true
+    done
+    exit $status
+}
+
+# ---- What to install ---------------------------------------------------------------------------
+
+missing_of()
+{
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' || echo "$package"
+    done
+}
+
+as_root()
+{
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+apt_install()
+{
+    [ $# -gt 0 ] || return 0
+    echo "installing $*"
+    [ -f "$state/updated" ] || as_root apt-get update -qq || true
+    : >"$state/updated"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
+        >"$state/install.log" 2>&1 || { tail -n 5 "$state/install.log"; return 1; }
+}
+
+install_missing()
+{
+    if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+        echo "not Debian: taking for granted $needed"
+        return 0
+    fi
+    # shellcheck disable=SC2046,SC2086 # words
+    apt_install $(missing_of $needed) || { echo 'run.sh: these packages are needed' >&2; exit 1; }
+    # shellcheck disable=SC2046,SC2086
+    for package in $(missing_of $wanted); do
+        apt_install "$package" || echo "going on without $package"
+    done
+}
+
+# ---- The whole ---------------------------------------------------------------------------------
+
+usage()
+{
+    sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0" | sed '$d'
+    stages | sed 's/^/    /'
+}
+
+is_stage() { stages | grep -q "^$1 "; }
+
+# In the order of the table, with what they need.
+select_stages()
+{
+    chosen=" $* "
+    for name in "$@"; do
+        is_stage "$name" || { echo "run.sh: there is no stage $name; try --list" >&2; exit 2; }
+        chosen="$chosen$(need_of "$name") "
+    done
+    selected=
+    for name in $(stages | awk '{ print $1 }'); do
+        case $chosen in *" $name "*) selected="$selected $name" ;; esac
+    done
+}
+
+print_summary()
+{
+    echo
+    printf '%-10s %8s %8s %8s %8s\n' stage passed failed skipped seconds
+    for name in $selected; do
+        # shellcheck disable=SC2046 # four numbers
+        printf '%-10s %8d %8d %8d %8d\n' "$name" $(cat "$state/$name.result")
+    done
+    for name in $selected; do
+        failures "$state/$name.log" | sed "s/^ */FAILED in $name: /"
+    done
+    echo
+}
+
+run_all()
+{
+    started=$(now)
+    cores=$(nproc 2>/dev/null || echo 2)
+    lanes=$((cores < 4 ? cores : 4))
+    jobs=$((cores / lanes))
+    state=$build/run
+    rm -rf "$state"
+    mkdir -p "$state"
+    install_missing
+    export started jobs state selected
+    workers=
+    trap end_workers EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    trap 'exit 129' HUP
+    for _ in $(seq "$lanes"); do
+        setsid sh "$0" --worker &
+        workers="$workers $!"
+    done
+    wait_for_workers
+    fail_unfinished
+    print_summary
+    set -- 0 0 0
+    for name in $selected; do
+        read -r passed failed skipped _ <"$state/$name.result"
+        set -- $(($1 + passed)) $(($2 + failed)) $(($3 + skipped))
+    done
+    echo "$1 passed, $2 failed, $3 skipped"
+    [ "$2" -eq 0 ] && [ "$1" -gt 0 ]
+}
+
+case ${1:-} in
+--worker) work_off ;;
+--stage) "stage_$2" ;;
+--list) stages ;;
+--help | -h) usage ;;
+--quick)
+    # shellcheck disable=SC2086 # names
+    select_stages $quick_stages
+    run_all
+    ;;
+-*) usage >&2; exit 2 ;;
+'')
+    # shellcheck disable=SC2046
+    select_stages $(stages | awk '{ print $1 }')
+    run_all
+    ;;
+*)
+    select_stages "$@"
+    run_all
+    ;;
+esac

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* The two files of the library that keep state in static variables, with a door to it: each schedule
+ * starts from the same state. The system's thread keys are those of the logical threads. */
+#define pthread_key_create  sched_key_create
+#define pthread_key_delete  sched_key_delete
+#define pthread_setspecific sched_setspecific
+
+#include <pthread.h>
+
+#include "library.h"
+
+#include "region.c"
+#include "thread.c"
+
+void library_save(struct library_state *state)
+{
+    state->base = fh_region_base;
+    state->bytes = fh_region_bytes;
+    state->descriptors = fh_region_descriptors;
+    state->region = published;
+    state->exit_key_plus_1 = exit_key_plus_1;
+}
+
+void library_restore(const struct library_state *state)
+{
+    fh_region_base = state->base;
+    fh_region_bytes = state->bytes;
+    fh_region_descriptors = state->descriptors;
+    published = state->region;
+    exit_key_plus_1 = state->exit_key_plus_1;
+}

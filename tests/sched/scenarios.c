@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: MIT */
+/* What the threads do. Each scenario brings one kind of meeting about, in few steps, so that all ways
+ * it can go are run. Slots below 40 are the programs'. */
+#include "sched.h"
+
+enum { OTHER_BYTES = BLOCK_BYTES / 2, THRESHOLD = POOL_BLOCKS / 8 > 1 ? POOL_BLOCKS / 8 : 1 };
+
+/* Thread 0 has filled a pool, whose blocks are in slots 0 to POOL_BLOCKS - 1, and has no other. */
+static void full_pool(void)
+{
+    take_all(0, POOL_BLOCKS, BLOCK_BYTES);
+    take(POOL_BLOCKS, BLOCK_BYTES); /* has to look further: the pool becomes nobody's */
+    give(POOL_BLOCKS);
+    flush();
+}
+
+/* The same, still the current pool, none of its blocks ready. */
+static void used_up_pool(void)
+{
+    take_all(0, POOL_BLOCKS, BLOCK_BYTES);
+}
+
+/* Of a full pool the first THRESHOLD blocks came back from elsewhere. */
+static void shared_pool(void)
+{
+    full_pool();
+    be_thread(1);
+    give_all(0, THRESHOLD);
+    be_thread(0);
+}
+
+/* ---- Blocks of one pool ----------------------------------------------------------------------- */
+
+static void owner_0(void)
+{
+    give(0);
+    take(20, BLOCK_BYTES);
+    take(21, BLOCK_BYTES);
+}
+
+static void owner_1(void)
+{
+    give(1);
+    give(2);
+}
+
+SCENARIO(owner_and_remote_frees, .setup = used_up_pool, .program = {owner_0, owner_1});
+
+static void refill_0(void)
+{
+    take(20, BLOCK_BYTES); /* the current pool has none: it is left, unless a block comes back */
+    take(21, BLOCK_BYTES);
+}
+
+SCENARIO(leaving_full_and_remote_frees, .setup = used_up_pool, .program = {refill_0, owner_1});
+
+static void full_0(void)
+{
+    give_all(0, POOL_BLOCKS / 2);
+}
+
+static void full_1(void)
+{
+    give_all(POOL_BLOCKS / 2, POOL_BLOCKS);
+}
+
+
+static void elsewhere_full_pool(void)
+{
+    be_thread(2);
+    full_pool(); /* so that neither thread 0 nor thread 1 may take it back */
+}
+
+SCENARIO(all_come_back_to_a_full_pool, .setup = elsewhere_full_pool, .program = {full_0, full_1});
+
+static void adopter(void)
+{
+    take(34, BLOCK_BYTES);
+}
+
+SCENARIO(all_come_back_while_it_is_adopted, .setup = shared_pool,
+         .program = {full_0, full_1, adopter});
+
+static void all_but_shared(void)
+{
+    give_all(THRESHOLD, POOL_BLOCKS);
+}
+
+static void second_adopter(void)
+{
+    take(35, BLOCK_BYTES);
+    give(35);
+}
+
+SCENARIO(adopted_or_emptied, .setup = shared_pool, .program = {all_but_shared, adopter});
+SCENARIO(one_of_two_adopts, .setup = shared_pool, .program = {second_adopter, adopter});
+
+static void back_0(void)
+{
+    give(0);
+    give(3);
+    take(20, BLOCK_BYTES);
+}
+
+SCENARIO(taken_back_or_shared, .setup = full_pool, .program = {back_0, owner_1});
+SCENARIO(taken_back_or_adopted, .setup = full_pool, .program = {back_0, owner_1, adopter});
+
+static void waiting_pool(void)
+{
+    full_pool();
+    give(0);
+}
+
+static void flusher(void)
+{
+    flush();
+}
+
+SCENARIO(given_up_and_remote_frees, .setup = used_up_pool, .program = {flusher, owner_1});
+SCENARIO(given_up_after_take_back, .setup = waiting_pool, .program = {flusher, owner_1, adopter});
+
+static void producer(void)
+{
+    take(20, BLOCK_BYTES);
+    take(21, BLOCK_BYTES);
+    give(22);
+}
+
+static void consumer(void)
+{
+    give(20);
+    give(21);
+    take(22, BLOCK_BYTES);
+}
+
+static void second_consumer(void)
+{
+    give(21);
+    give(20);
+    take(23, BLOCK_BYTES);
+}
+
+SCENARIO(blocks_go_round, .program = {producer, consumer});
+SCENARIO(blocks_go_round_three, .setup = full_pool,
+         .program = {producer, consumer, second_consumer});
+
+/* ---- Hints at shared pools -------------------------------------------------------------------- */
+
+/* The pool's last block goes, and it comes back as one of another class, shared as well. */
+static void reuser(void)
+{
+    give_all(THRESHOLD, POOL_BLOCKS);
+    take(22, OTHER_BYTES);
+    flush();
+}
+
+static void other_freer(void)
+{
+    give(22);
+}
+
+SCENARIO(stale_hint, .setup = shared_pool, .program = {adopter, reuser});
+SCENARIO(stale_hint_and_last_free, .setup = shared_pool, .program = {adopter, reuser, other_freer});
+
+static void adopter_of_other(void)
+{
+    take(23, OTHER_BYTES);
+}
+
+SCENARIO(stale_hint_both_ways, .setup = shared_pool,
+         .program = {adopter, reuser, adopter_of_other});
+
+/* Two full pools of one arena; the first is shared. */
+static void neighbours(void)
+{
+    take_all(0, 2 * POOL_BLOCKS, BLOCK_BYTES);
+    flush();
+    be_thread(2);
+    give_all(0, THRESHOLD);
+}
+
+static void sharer(void)
+{
+    give_all(POOL_BLOCKS, POOL_BLOCKS + THRESHOLD);
+}
+
+SCENARIO(last_hint_goes_as_another_comes, .setup = neighbours, .program = {sharer, adopter});
+SCENARIO(two_look_for_two, .setup = neighbours, .program = {second_adopter, adopter, sharer});
+
+/* ---- Threads come and go ---------------------------------------------------------------------- */
+
+static void leaver(void)
+{
+    exit_thread();
+}
+
+static void leaver_and_late_calls(void)
+{
+    exit_thread();
+    take(24, BLOCK_BYTES);
+    give(24);
+    give(0);
+}
+
+static void newcomer(void)
+{
+    take(20, BLOCK_BYTES);
+    give(1);
+}
+
+SCENARIO(exit_and_remote_frees, .setup = used_up_pool, .program = {leaver, owner_1});
+SCENARIO(exit_and_a_newcomer, .setup = used_up_pool, .program = {leaver, newcomer});
+SCENARIO(exit_and_both, .setup = used_up_pool, .program = {leaver, newcomer, full_1});
+SCENARIO(calls_after_exit, .setup = used_up_pool, .program = {leaver_and_late_calls, owner_1});
+
+static void short_lives(void)
+{
+    take(0, BLOCK_BYTES);
+    exit_thread();
+    start_thread();
+    take(1, BLOCK_BYTES);
+    give(0);
+    exit_thread();
+}
+
+static void other_short_life(void)
+{
+    take(2, BLOCK_BYTES);
+    exit_thread();
+}
+
+SCENARIO(heaps_change_hands, .program = {short_lives, other_short_life});
+
+static void home_again(void)
+{
+    give(0);
+    exit_thread();
+    start_thread();
+    take(21, BLOCK_BYTES);
+    give(3);
+}
+
+SCENARIO(home_is_another_thread_now, .setup = full_pool, .program = {home_again, newcomer});
+
+static void first_0(void)
+{
+    take(0, BLOCK_BYTES);
+    give(1);
+}
+
+static void first_1(void)
+{
+    take(1, BLOCK_BYTES);
+    give(0);
+}
+
+SCENARIO(first_use, .program = {first_0, first_1});
+SCENARIO(first_use_reserved, .program = {first_0, first_1}, .reserves = true);
+
+/* ---- Runs of pools ---------------------------------------------------------------------------- */
+
+static void some_arenas(void)
+{
+    take(30, 5 * FH_ARENA_BYTES);
+    give(30);
+}
+
+static void one_pool(void)
+{
+    take(0, FH_POOL_BYTES);
+    give(0);
+    flush();
+}
+
+static void another_pool(void)
+{
+    take_zeroed(1, FH_POOL_BYTES);
+    give(1);
+    flush();
+}
+
+static void two_pools(void)
+{
+    take_zeroed(2, FH_ARENA_BYTES);
+    give(2);
+    flush();
+}
+
+SCENARIO(pools_claimed_and_released, .program = {one_pool, another_pool});
+SCENARIO(pools_and_a_whole_arena, .setup = some_arenas, .program = {two_pools, another_pool});
+SCENARIO(arenas_opened, .program = {two_pools, another_pool, one_pool});
+
+static void one_large(void)
+{
+    take(0, FH_POOL_BYTES);
+    flush();
+}
+
+static void grow_and_shrink(void)
+{
+    resize(0, FH_ARENA_BYTES);
+    resize(0, FH_POOL_BYTES);
+    flush();
+}
+
+SCENARIO(large_grows_and_shrinks, .setup = one_large, .program = {grow_and_shrink, another_pool});
+
+static void huge_0(void)
+{
+    take(0, 2 * FH_ARENA_BYTES);
+    give(0);
+}
+
+static void huge_1(void)
+{
+    take_zeroed(1, 3 * FH_ARENA_BYTES - FH_POOL_BYTES);
+    give(1);
+}
+
+SCENARIO(huge_runs, .setup = some_arenas, .program = {huge_0, huge_1});
+SCENARIO(huge_runs_and_a_pool, .setup = some_arenas, .program = {huge_0, huge_1, one_pool});
+SCENARIO(huge_runs_in_new_arenas, .program = {huge_0, huge_1});
+
+static void aligned_huge(void)
+{
+    take_aligned(0, 4 * FH_ARENA_BYTES, FH_ARENA_BYTES);
+    give(0);
+}
+
+SCENARIO(huge_and_aligned, .setup = some_arenas, .program = {aligned_huge, huge_1});
+
+static void one_huge(void)
+{
+    some_arenas();
+    take(0, 2 * FH_ARENA_BYTES);
+}
+
+static void huge_grows(void)
+{
+    resize(0, 3 * FH_ARENA_BYTES);
+    resize(0, 2 * FH_ARENA_BYTES);
+}
+
+SCENARIO(huge_grows_and_shrinks, .setup = one_huge, .program = {huge_grows, huge_1});
+
+static void nearly_all(void)
+{
+    take(30, 7 * FH_ARENA_BYTES);
+}
+
+SCENARIO(extra_arenas, .setup = nearly_all, .program = {huge_0, huge_1});
+SCENARIO(memory_is_short, .setup = nearly_all, .program = {huge_0, huge_1, one_pool},
+         .reserves = true, .may_fail = true);
+
+/* ---- Purges ----------------------------------------------------------------------------------- */
+
+static void dirty_pools(void)
+{
+    take(30, 2 * FH_ARENA_BYTES);
+    give(30);
+}
+
+static void trimmer(void)
+{
+    trim();
+}
+
+SCENARIO(purge_and_claim, .setup = dirty_pools, .program = {trimmer, another_pool});
+SCENARIO(purge_and_whole_arenas, .setup = dirty_pools, .program = {trimmer, two_pools, huge_1});
+SCENARIO(two_purges, .setup = dirty_pools, .program = {trimmer, trimmer, another_pool});
+
+static void late_release(void)
+{
+    pass_ms(FH_DECAY_MS + 1);
+    one_pool();
+}
+
+static void late_zeroed(void)
+{
+    pass_ms(FH_DECAY_MS + 1);
+    another_pool();
+}
+
+SCENARIO(purge_by_age, .setup = dirty_pools, .program = {late_release, late_zeroed});
+
+/* One free pool may stay resident. */
+static void hardly_any_retained(void)
+{
+    dirty_pools();
+    fh_region_get()->retain_pools = (uint64_t)1 - FH_RETAIN_MIN_POOLS;
+}
+
+SCENARIO(purge_by_number, .setup = hardly_any_retained, .program = {one_pool, another_pool});
+
+static void zeroed_blocks(void)
+{
+    take_zeroed(20, BLOCK_BYTES);
+    take_zeroed(21, BLOCK_BYTES);
+}
+
+SCENARIO(zeroed_blocks_in_purged_pools, .setup = dirty_pools, .program = {trimmer, zeroed_blocks});
+
+/* ---- Signal handlers that allocate and free --------------------------------------------------- */
+
+static void ready_pool(void)
+{
+    take(0, BLOCK_BYTES);
+    take(1, BLOCK_BYTES);
+    take(2, BLOCK_BYTES);
+}
+
+static void take_and_give(void)
+{
+    take(20, BLOCK_BYTES);
+    give(0);
+    take(21, BLOCK_BYTES);
+}
+
+static void handle(void)
+{
+    take(25, BLOCK_BYTES);
+    give(1);
+    take(26, FH_POOL_BYTES);
+}
+
+static void give_2(void)
+{
+    give(2);
+}
+
+SCENARIO(handler, .setup = ready_pool, .program = {take_and_give, give_2}, .handler = handle);
+SCENARIO(handler_and_full_pool, .setup = full_pool, .program = {back_0, give_2}, .handler = handle);
+SCENARIO(handler_at_first_use, .program = {first_0, first_1}, .handler = handle);
+SCENARIO(handler_in_exit, .setup = ready_pool, .program = {leaver_and_late_calls, give_2},
+         .handler = handle);
+SCENARIO(handler_in_flush, .setup = waiting_pool, .program = {flusher, give_2}, .handler = handle);
+
+static void huge_work(void)
+{
+    resize(0, 3 * FH_ARENA_BYTES);
+    give(0);
+}
+
+static void handle_huge(void)
+{
+    take(25, 2 * FH_ARENA_BYTES);
+    give(25);
+}
+
+SCENARIO(handler_and_runs, .setup = one_huge, .program = {huge_work, another_pool},
+         .handler = handle_huge);
+SCENARIO(handler_in_trim, .setup = dirty_pools, .program = {trimmer, another_pool},
+         .handler = handle_huge);
