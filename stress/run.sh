@@ -119,6 +119,7 @@ esac
 export STORM_MODULE="$build/stress/stress-module.so" STORM_SEED="$seed"
 results=$(mktemp)
 child=
+# shellcheck disable=SC2317 # see the trap
 stop() {
     [ -z "$child" ] || kill "$child" 2>/dev/null || :
     rm -f "$results"
@@ -128,6 +129,7 @@ trap stop INT TERM
 trap 'rm -f "$results"' EXIT
 
 echo "seed $seed, $seconds s a storm, ${library:-glibc}"
+# shellcheck disable=SC2086 # a list of names
 echo "again: sh stress/run.sh --seconds $seconds --seed $seed --lib ${library:-glibc}" $names
 
 run_storm() {

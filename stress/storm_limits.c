@@ -136,9 +136,13 @@ static bool fill_all_sizes(void)
 
 static bool resize_all_sizes(void)
 {
-    bool all = resize(0, 5000) & resize(1, 300 * KIB) & resize(2, 9 * MIB);
-    all &= resize(16, 400 * KIB) & resize(17, MIB) & resize(18, 20);
-    all &= resize(24, 12 * MIB) & resize(25, 40 * MIB) & resize(26, 5 * MIB) & resize(27, 100);
+    static const struct {
+        size_t card, bytes;
+    } sizes[] = {{0, 5000}, {1, 300 * KIB}, {2, 9 * MIB},   {16, 400 * KIB}, {17, MIB},
+                 {18, 20},  {24, 12 * MIB}, {25, 40 * MIB}, {26, 5 * MIB},   {27, 100}};
+    bool all = true;
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        all &= resize(sizes[i].card, sizes[i].bytes);
     return all;
 }
 

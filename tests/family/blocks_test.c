@@ -347,6 +347,44 @@ TEST(live_blocks_never_overlap)
         free(slots[i].start);
 }
 
+/* What a huge block touched and gave up by shrinking in place is not clean. */
+TEST(calloc_is_zero_where_a_huge_block_had_shrunk)
+{
+    char *huge = malloc(10 * MIB);
+    CHECK(huge != NULL);
+    memset(huge, 7, 10 * MIB);
+    huge = realloc(huge, 5 * MIB);
+    CHECK(huge != NULL);
+    free(huge);
+    for (int i = 0; i < 100; i++) { /* kept, so that all of that memory comes up again */
+        char *block = calloc(1, 300000);
+        CHECK(block != NULL && is_zero(block, 300000));
+    }
+}
+
+/* Over memory in which every few megabytes have one small hole, large blocks come and go for ever. */
+TEST(large_blocks_over_fragmented_memory_use_no_new_addresses_each_time)
+{
+    enum { HELD = 140 * 64, BLOCK_BYTES = 60000, PAIRS = 20000 };
+    static char *held[HELD];
+    for (size_t i = 0; i < HELD; i++)
+        held[i] = malloc(BLOCK_BYTES);
+    for (size_t i = 0; i < HELD; i += 64)
+        free(held[i]);
+    uintptr_t lowest = UINTPTR_MAX;
+    uintptr_t highest = 0;
+    for (int i = 0; i < PAIRS; i++) {
+        char *first = malloc(2 * MIB);
+        char *second = malloc(3 * MIB);
+        CHECK(first != NULL && second != NULL);
+        lowest = (uintptr_t)second < lowest ? (uintptr_t)second : lowest;
+        highest = (uintptr_t)second > highest ? (uintptr_t)second : highest;
+        free(first);
+        free(second);
+    }
+    CHECK(highest - lowest < 64 * MIB);
+}
+
 static const struct family_test tests[] = {
     ENTRY(every_size_is_aligned_and_writable_to_its_usable_end),
     ENTRY(the_usable_end_of_large_blocks_is_writable),
@@ -358,6 +396,8 @@ static const struct family_test tests[] = {
     ENTRY(realloc_keeps_contents_on_a_random_walk),
     ENTRY(calloc_is_zero_on_reused_memory_of_every_size),
     ENTRY(calloc_is_zero_where_larger_and_smaller_blocks_were),
+    ENTRY(calloc_is_zero_where_a_huge_block_had_shrunk),
+    ENTRY(large_blocks_over_fragmented_memory_use_no_new_addresses_each_time),
     ENTRY(live_blocks_never_overlap),
 };
 
