@@ -35,7 +35,8 @@ extern "C" {
  * success is never NULL. Returns NULL with ENOMEM if memory is short or `bytes` > PTRDIFF_MAX. */
 FH_API void *fh_raw_malloc(size_t bytes);
 
-/** As fh_raw_malloc(count * bytes), filled with zeros. NULL with ENOMEM if the product overflows. */
+/** As fh_raw_malloc(count * bytes), filled with zeros. NULL with ENOMEM if the product overflows.
+ */
 FH_API void *fh_raw_calloc(size_t count, size_t bytes);
 
 /** Resize a block, keeping its first min(old, new) bytes.
@@ -43,9 +44,9 @@ FH_API void *fh_raw_calloc(size_t count, size_t bytes);
  * block  a live block; NULL makes this fh_raw_malloc().
  * bytes  0 counts as 1: the block is resized, not freed (as CPython, unlike glibc's realloc).
  *
- * Returns the block, perhaps moved; the old address is then dead. Returns NULL with ENOMEM if memory
- * is short or `bytes` > PTRDIFF_MAX; `block` is then untouched and still the caller's.
- * Any thread may resize any block, but no two the same block at once. */
+ * Returns the block, perhaps moved; the old address is then dead. Returns NULL with ENOMEM if
+ * memory is short or `bytes` > PTRDIFF_MAX; `block` is then untouched and still the caller's. Any
+ * thread may resize any block, but no two the same block at once. */
 FH_API void *fh_raw_realloc(void *block, size_t bytes);
 
 /** Give a block back, from any thread; NULL does nothing. Preserves errno. A pointer that is not
@@ -76,8 +77,8 @@ FH_API void fh_thread_flush(void);
 
 /* ---- Statistics ------------------------------------------------------------------------------ */
 
-/** Sums over all threads. They are read while other threads go on, so each figure is exact only when
- * no other thread is inside the allocator. */
+/** Sums over all threads. They are read while other threads go on, so each figure is exact only
+ * when no other thread is inside the allocator. */
 typedef struct fh_stats {
     size_t struct_bytes;    /* set by the caller to sizeof(fh_stats); what is beyond stays unset */
     size_t allocated_bytes; /* in blocks that callers hold or that threads keep ready to hand out */

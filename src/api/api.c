@@ -9,7 +9,7 @@
 #include "stats.h"
 #include "thread.h"
 
-#define STRING(token)          #token
+#define STRING(token)                #token
 #define VERSION(major, minor, patch) STRING(major) "." STRING(minor) "." STRING(patch)
 
 const char *fh_version(void)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The malloc family, as glibc has it: C, POSIX, and what programs have come to expect.
  *
- * Where the standards leave a choice this does what glibc does: realloc(p, 0) frees and returns NULL,
- * an alignment holds for size 0 too, errno is set on every failure. All of it is in this one object,
- * so that a static program never takes in libc's own. The `__libc_` names are glibc's second names for
- * the same functions, which some programs bind to.
+ * Where the standards leave a choice this does what glibc does: realloc(p, 0) frees and returns
+ * NULL, an alignment holds for size 0 too, errno is set on every failure. All of it is in this one
+ * object, so that a static program never takes in libc's own. The `__libc_` names are glibc's
+ * second names for the same functions, which some programs bind to.
  */
 #include <errno.h>
 #include <malloc.h>
@@ -37,7 +37,8 @@ static void *fail(int error)
     return NULL;
 }
 
-/* ---- C ---------------------------------------------------------------------------------------- */
+/* ---- C ----------------------------------------------------------------------------------------
+ */
 
 EXPORT void *malloc(size_t bytes)
 {
@@ -94,7 +95,8 @@ EXPORT void cfree(void *memory)
     fh_heap_free(memory);
 }
 
-/* ---- Alignment -------------------------------------------------------------------------------- */
+/* ---- Alignment --------------------------------------------------------------------------------
+ */
 
 /* C17 has any size; the alignment must be a power of two, else EINVAL (glibc since 2.38). */
 EXPORT void *aligned_alloc(size_t alignment, size_t bytes)
@@ -142,14 +144,16 @@ EXPORT void *pvalloc(size_t bytes)
     return fh_heap_aligned(page_bytes, fh_round_up(bytes, page_bytes));
 }
 
-/* ---- What glibc tells about its heap ---------------------------------------------------------- */
+/* ---- What glibc tells about its heap ----------------------------------------------------------
+ */
 
 EXPORT size_t malloc_usable_size(void *memory)
 {
     return fh_heap_usable_bytes(memory);
 }
 
-/* 1 if any memory went back to the system. `pad` is about glibc's one growing heap; there is none. */
+/* 1 if any memory went back to the system. `pad` is about glibc's one growing heap; there is none.
+ */
 EXPORT int malloc_trim(size_t pad)
 {
     (void)pad;
@@ -163,7 +167,8 @@ EXPORT int mallopt(int parameter, int value)
     return parameter == M_MXFAST || (parameter <= M_TRIM_THRESHOLD && parameter >= M_ARENA_MAX);
 }
 
-/* arena: from the system. uordblks: in blocks. fordblks: the rest of it. hblks: blocks of whole pools. */
+/* arena: from the system. uordblks: in blocks. fordblks: the rest of it. hblks: blocks of whole
+ * pools. */
 EXPORT struct mallinfo2 mallinfo2(void)
 {
     struct fh_sums sums = fh_stats_sum();
@@ -208,8 +213,7 @@ EXPORT void malloc_stats(void)
     fprintf(stderr, "retained bytes  = %10zu\n", sums.retained_bytes);
     fprintf(stderr, "metadata bytes  = %10zu for %zu heaps\n", sums.metadata_bytes,
             sums.heap_count);
-    fprintf(stderr, "mapped bytes    = %10zu in %zu arenas\n", sums.mapped_bytes,
-            sums.arena_count);
+    fprintf(stderr, "mapped bytes    = %10zu in %zu arenas\n", sums.mapped_bytes, sums.arena_count);
 }
 
 EXPORT int malloc_info(int options, FILE *stream)
@@ -217,19 +221,20 @@ EXPORT int malloc_info(int options, FILE *stream)
     if (options != 0)
         return EINVAL;
     struct fh_sums sums = fh_stats_sum();
-    int written = fprintf(stream,
-                          "<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n</sizes>\n"
-                          "<total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n"
-                          "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n"
-                          "<system type=\"current\" size=\"%zu\"/>\n"
-                          "<aspace type=\"total\" size=\"%zu\"/>\n</heap>\n</malloc>\n",
-                          sums.allocated_blocks, sums.allocated_bytes, sums.large_blocks,
-                          sums.large_bytes, sums.active_bytes + sums.retained_bytes,
-                          sums.mapped_bytes);
+    int written =
+        fprintf(stream,
+                "<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n</sizes>\n"
+                "<total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n"
+                "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n"
+                "<system type=\"current\" size=\"%zu\"/>\n"
+                "<aspace type=\"total\" size=\"%zu\"/>\n</heap>\n</malloc>\n",
+                sums.allocated_blocks, sums.allocated_bytes, sums.large_blocks, sums.large_bytes,
+                sums.active_bytes + sums.retained_bytes, sums.mapped_bytes);
     return written < 0 ? -1 : 0;
 }
 
-/* ---- glibc's second names --------------------------------------------------------------------- */
+/* ---- glibc's second names ---------------------------------------------------------------------
+ */
 
 ALSO(__libc_malloc, malloc);
 ALSO(__libc_free, free);

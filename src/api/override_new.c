@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* operator new and delete, in C, by their mangled names: a C++ file would make every C program under
- * the preload load libstdc++.
+/* operator new and delete, in C, by their mangled names: a C++ file would make every C program
+ * under the preload load libstdc++.
  *
- * What only C++ can do when memory is short (call the new_handler, throw bad_alloc) is found through
- * weak references, or, where libstdc++ was loaded later, with the module that called. The nothrow forms
- * are left to libstdc++, whose versions call the ones here inside a try block.
+ * What only C++ can do when memory is short (call the new_handler, throw bad_alloc) is found
+ * through weak references, or, where libstdc++ was loaded later, with the module that called. The
+ * nothrow forms are left to libstdc++, whose versions call the ones here inside a try block.
  *
  * Built with -fexceptions: a bad_alloc passes through these frames.
  */
@@ -31,8 +31,8 @@ extern __typeof__(dlsym) dlsym FH_WEAK;
 
 typedef void *open_module(const char *name, int flags);
 
-/* The function of this name that the module around `caller` would find. dlopen is looked up too: naming
- * it here would make the linker warn about every static program. */
+/* The function of this name that the module around `caller` would find. dlopen is looked up too:
+ * naming it here would make the linker warn about every static program. */
 static FH_COLD void *symbol_for(const void *caller, const char *name)
 {
     Dl_info info;
@@ -86,13 +86,13 @@ FH_ALWAYS_INLINE void *new_plain(size_t bytes, const void *caller)
     EXPORT void *name(size_t bytes);                                                               \
     void *name(size_t bytes)                                                                       \
     {                                                                                              \
-        return new_plain(bytes, __builtin_return_address(0));                                                                   \
+        return new_plain(bytes, __builtin_return_address(0));                                      \
     }
 #define DEFINE_NEW_ALIGNED(name)                                                                   \
     EXPORT void *name(size_t bytes, size_t alignment);                                             \
     void *name(size_t bytes, size_t alignment)                                                     \
     {                                                                                              \
-        return new_aligned(bytes, alignment, __builtin_return_address(0));                                                      \
+        return new_aligned(bytes, alignment, __builtin_return_address(0));                         \
     }
 /* The further arguments of a delete are promises of the caller's that we need not rely on. */
 #define DEFINE_DELETE(name, ...)                                                                   \

@@ -23,13 +23,16 @@ char *fh_arena_pool_address(const struct fh_region *region, size_t pool_index)
     return (char *)start + ((pool_index % FH_ARENA_POOLS) << FH_POOL_SHIFT);
 }
 
-/* ---- Hints about an arena --------------------------------------------------------------------- */
+/* ---- Hints about an arena ---------------------------------------------------------------------
+ */
 
-/* Hints are set when pools are released, and stay when they are claimed: taking them away and putting
- * them back on every call would make one cache line everybody's. Who finds one stale takes it away. */
+/* Hints are set when pools are released, and stay when they are claimed: taking them away and
+ * putting them back on every call would make one cache line everybody's. Who finds one stale takes
+ * it away. */
 
-/* The arena was found full (ROOM) or in use (EMPTY). [arena-hint] The hint is cleared before the word is
- * read again; after_release() writes the word before it reads the hint; all sequentially consistent. */
+/* The arena was found full (ROOM) or in use (EMPTY). [arena-hint] The hint is cleared before the
+ * word is read again; after_release() writes the word before it reads the hint; all sequentially
+ * consistent. */
 static void forget(struct fh_region *region, unsigned set, uint32_t index, uint64_t at_most)
 {
     (void)fh_hints_clear(&region->hints, set, index);
@@ -48,8 +51,8 @@ static void forget_empty(struct fh_region *region, uint32_t index)
     forget(region, FH_HINTS_EMPTY, index, all_pools() - 1);
 }
 
-/* Call after bits were cleared in `used`. Sets what is missing also when an earlier thread died before
- * it could. */
+/* Call after bits were cleared in `used`. Sets what is missing also when an earlier thread died
+ * before it could. */
 static void after_release(struct fh_region *region, uint32_t index, uint64_t after)
 {
     fh_hints_set(&region->hints, FH_HINTS_ROOM, index);
@@ -57,7 +60,8 @@ static void after_release(struct fh_region *region, uint32_t index, uint64_t aft
         fh_hints_set(&region->hints, FH_HINTS_EMPTY, index);
 }
 
-/* ---- How much is free and resident ------------------------------------------------------------ */
+/* ---- How much is free and resident ------------------------------------------------------------
+ */
 
 static uint64_t count_bits(uint64_t bits)
 {
@@ -70,9 +74,9 @@ static void count_claimed(struct fh_region *region, uint64_t pools, uint64_t ret
     (void)fh_fetch_add_relaxed_u64(&region->pool_counts, (pools << 32) - retained);
 }
 
-/* Call with bits just claimed. Relaxed: these bits of `dirty` and `regretted` change only while their
- * pools are claimed, here by this thread; the counts are only to decide by. Returns whether the pools
- * read as zero. */
+/* Call with bits just claimed. Relaxed: these bits of `dirty` and `regretted` change only while
+ * their pools are claimed, here by this thread; the counts are only to decide by. Returns whether
+ * the pools read as zero. */
 static bool note_claim(struct fh_region *region, struct fh_arena *arena, uint64_t bits)
 {
     uint64_t dirty = fh_load_relaxed_u64(&arena->dirty) & bits;
@@ -97,7 +101,8 @@ static bool note_release(struct fh_region *region, struct fh_arena *arena, uint6
     return dirty != 0;
 }
 
-/* ---- Runs inside an arena --------------------------------------------------------------------- */
+/* ---- Runs inside an arena ---------------------------------------------------------------------
+ */
 
 /* Multiples of align_pools, as bits. */
 static uint64_t aligned_starts(unsigned align_pools)
@@ -106,8 +111,8 @@ static uint64_t aligned_starts(unsigned align_pools)
 }
 
 /* Claim in this arena; false if it has no such run (or is not open yet). */
-static bool claim_in(struct fh_region *region, uint32_t index, unsigned pools,
-                     unsigned align_pools, struct fh_run *run)
+static bool claim_in(struct fh_region *region, uint32_t index, unsigned pools, unsigned align_pools,
+                     struct fh_run *run)
 {
     struct fh_arena *arena = &region->arenas[index];
     /* [arena-open] acquire: the arena's memory is usable, and in the table of extra arenas. */
@@ -124,7 +129,8 @@ static bool claim_in(struct fh_region *region, uint32_t index, unsigned pools,
         uint64_t dirty = fh_load_relaxed_u64(&arena->dirty); /* a preference */
         unsigned first = fh_lowest_bit((fits & dirty) != 0 ? fits & dirty : fits);
         uint64_t bits = run_bits(first, pools);
-        /* [arena-run] acquire: the memory as its last holder left it, dirty bits and descriptors too. */
+        /* [arena-run] acquire: the memory as its last holder left it, dirty bits and descriptors
+         * too. */
         if (fh_cas_acquire_u64(&arena->used, &used, used | bits)) {
             run->pool_index = ((size_t)index << FH_ARENA_POOL_SHIFT) + first;
             run->zeroed = note_claim(region, arena, bits);
@@ -224,8 +230,8 @@ static void release_bits(struct fh_region *region, uint32_t index, uint64_t bits
      * come before the next claim. seq_cst for [arena-hint]. */
     uint64_t before = fh_fetch_and_seq_cst_u64(&arena->used, ~bits);
     after_release(region, index, before & ~bits);
-    /* [dirty-hint] seq_cst: the hint is read after the words are written; the other end is purge.c's
-     * forget(). */
+    /* [dirty-hint] seq_cst: the hint is read after the words are written; the other end is
+     * purge.c's forget(). */
     if (dirty)
         fh_hints_set(&region->hints, FH_HINTS_DIRTY, index);
 }
@@ -255,7 +261,8 @@ void fh_arena_release(struct fh_region *region, size_t pool_index, unsigned pool
     fh_purge_tick(region);
 }
 
-/* ---- Runs of whole arenas --------------------------------------------------------------------- */
+/* ---- Runs of whole arenas ---------------------------------------------------------------------
+ */
 
 static void release_whole(struct fh_region *region, uint32_t first, uint32_t arenas)
 {
@@ -350,7 +357,8 @@ void fh_arenas_release(struct fh_region *region, size_t pool_index, size_t arena
 {
     uint32_t first = (uint32_t)(pool_index >> FH_ARENA_POOL_SHIFT);
     for (uint32_t index = first; index < first + arenas; index++) {
-        unsigned touched = touched_pools < FH_ARENA_POOLS ? (unsigned)touched_pools : FH_ARENA_POOLS;
+        unsigned touched =
+            touched_pools < FH_ARENA_POOLS ? (unsigned)touched_pools : FH_ARENA_POOLS;
         touched_pools -= touched;
         stamp(&region->arenas[index], 0, touched);
         release_dirty(region, index, all_pools(), fh_low_bits(touched));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Growth takes indices by one CAS on arenas_opened, after the memory behind them was made usable and
- * before anybody can see them: an arena may be used once its `start` is set, which is the last step. A
- * thread that stops in between withholds the arenas it took and nothing else. Extra arenas have indices
- * of their own, above those of the region.
+/* Growth takes indices by one CAS on arenas_opened, after the memory behind them was made usable
+ * and before anybody can see them: an arena may be used once its `start` is set, which is the last
+ * step. A thread that stops in between withholds the arenas it took and nothing else. Extra arenas
+ * have indices of their own, above those of the region.
  */
 #include "grow.h"
 
@@ -14,7 +14,8 @@ static void open_arena(struct fh_region *region, uint32_t index, uintptr_t start
 {
     struct fh_arena *arena = &region->arenas[index];
     fh_store_relaxed_u64(&arena->used, used); /* published by start */
-    /* [arena-open] release: `used`, the committed memory, the entry in the table of extra arenas. */
+    /* [arena-open] release: `used`, the committed memory, the entry in the table of extra arenas.
+     */
     fh_store_release_u64(&arena->start, start);
     if (used == 0) {
         fh_hints_set(&region->hints, FH_HINTS_ROOM, index);

@@ -32,8 +32,8 @@ static uint64_t *word_at(const struct fh_hints *hints, unsigned set, int level, 
     return &hints->level[level][(size_t)index * FH_HINT_SETS + set];
 }
 
-/* [hints] seq_cst: what was filled below is written before the bit here is read; the other end is the
- * clear and the second look in fh_hints_clear(). */
+/* [hints] seq_cst: what was filled below is written before the bit here is read; the other end is
+ * the clear and the second look in fh_hints_clear(). */
 static void mark(uint64_t *word, uint64_t bit)
 {
     if ((fh_load_seq_cst_u64(word) & bit) == 0)
@@ -52,7 +52,8 @@ void fh_hints_set(const struct fh_hints *hints, unsigned set, uint32_t member)
 bool fh_hints_clear(const struct fh_hints *hints, unsigned set, uint32_t member)
 {
     uint64_t bit = (uint64_t)1 << member % 64;
-    /* [hints] seq_cst, see mark(). For [heap-id] also an acquire: what the heap's last holder left. */
+    /* [hints] seq_cst, see mark(). For [heap-id] also an acquire: what the heap's last holder left.
+     */
     uint64_t before = fh_fetch_and_seq_cst_u64(word_at(hints, set, 0, member / 64), ~bit);
     bool cleared = (before & bit) != 0;
     bool empty = (before & ~bit) == 0;
@@ -62,7 +63,8 @@ bool fh_hints_clear(const struct fh_hints *hints, unsigned set, uint32_t member)
         before = fh_fetch_and_seq_cst_u64(word_at(hints, set, level, index / 64), ~bit);
         empty = (before & ~bit) == 0;
         if (fh_load_seq_cst_u64(word_at(hints, set, level - 1, index)) != 0) {
-            /* Filled meanwhile, perhaps before the bit was cleared: put it back, and those above. */
+            /* Filled meanwhile, perhaps before the bit was cleared: put it back, and those above.
+             */
             for (; level <= 2; level++, index /= 64)
                 mark(word_at(hints, set, level, index / 64), (uint64_t)1 << index % 64);
             break;
@@ -78,8 +80,8 @@ bool fh_hints_has(const struct fh_hints *hints, unsigned set, uint32_t member)
     return fh_load_seq_cst_u64(word_at(hints, set, 0, member / 64)) >> member % 64 & 1;
 }
 
-/* The lowest set bit of a word at `level`, at or after bit `index` of the whole level; the search stays
- * inside that one word. */
+/* The lowest set bit of a word at `level`, at or after bit `index` of the whole level; the search
+ * stays inside that one word. */
 static bool next_in_word(const struct fh_hints *hints, unsigned set, int level, uint32_t *index)
 {
     uint64_t word = fh_load_relaxed_u64(word_at(hints, set, level, *index / 64)); /* a hint */
@@ -113,8 +115,7 @@ uint32_t fh_hints_next(const struct fh_hints *hints, unsigned set, uint32_t from
 }
 
 /* The same downward, from bit `index` on. */
-static bool previous_in_word(const struct fh_hints *hints, unsigned set, int level,
-                             uint32_t *index)
+static bool previous_in_word(const struct fh_hints *hints, unsigned set, int level, uint32_t *index)
 {
     uint64_t word = fh_load_relaxed_u64(word_at(hints, set, level, *index / 64)); /* a hint */
     word &= fh_low_bits(*index % 64 + 1);

@@ -9,11 +9,11 @@
  *     level 1         64 words    bit k: level 0's word k may be nonzero
  *     level 0       4096 words    bit i: member i
  *
- * Whoever empties a word clears the bit above it, then looks at the word again and sets the bit back if
- * somebody filled it meanwhile. Whoever fills a word looks at the bit above afterwards. Each side writes
- * its own word before it reads the other's, all four accesses sequentially consistent, so at least one
- * of them sees the other ([hints] in docs/concurrency.md). A thread killed between clearing and looking
- * leaves a bit missing until the next fill below it.
+ * Whoever empties a word clears the bit above it, then looks at the word again and sets the bit
+ * back if somebody filled it meanwhile. Whoever fills a word looks at the bit above afterwards.
+ * Each side writes its own word before it reads the other's, all four accesses sequentially
+ * consistent, so at least one of them sees the other ([hints] in docs/concurrency.md). A thread
+ * killed between clearing and looking leaves a bit missing until the next fill below it.
  *
  * The trees of all sets are interleaved word by word, so that a small program's hints share a page.
  */

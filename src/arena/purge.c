@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A purge claims a run like anybody who wants memory, returns its pages, and releases it. So it needs
- * no lock against allocation, and a purger that stops withholds one run. */
+/* A purge claims a run like anybody who wants memory, returns its pages, and releases it. So it
+ * needs no lock against allocation, and a purger that stops withholds one run. */
 #include "purge.h"
 
 #include "arena.h"
@@ -24,7 +24,8 @@ static uint64_t purgeable(struct fh_arena *arena, uint32_t age_ms, uint64_t *fre
     return old;
 }
 
-/* Purge the lowest run in `old`; `excess` says why. Returns its bytes, 0 if somebody took it or the system refuses. */
+/* Purge the lowest run in `old`; `excess` says why. Returns its bytes, 0 if somebody took it or the
+ * system refuses. */
 static size_t purge_run(struct fh_region *region, uint32_t index, uint64_t old, bool excess)
 {
     unsigned first = fh_lowest_bit(old);
@@ -80,7 +81,8 @@ size_t fh_purge(struct fh_region *region, uint32_t age_ms, unsigned runs)
     size_t bytes = 0;
     /* Relaxed: only where to begin, so that every arena has its turn. */
     uint32_t from = (uint32_t)fh_load_relaxed_u64(&region->purge_cursor);
-    for (int half = 0; half < 2 && runs > 0; half++) { /* from the cursor up, then from 0 up to it */
+    for (int half = 0; half < 2 && runs > 0;
+         half++) { /* from the cursor up, then from 0 up to it */
         uint32_t end = half == 0 ? FH_HINT_NONE : from;
         uint32_t index = fh_hints_next(&region->hints, FH_HINTS_DIRTY, half == 0 ? from : 0);
         while (index < end && runs > 0) {
@@ -92,13 +94,13 @@ size_t fh_purge(struct fh_region *region, uint32_t age_ms, unsigned runs)
     return bytes;
 }
 
-/* ---- Too many --------------------------------------------------------------------------------- */
+/* ---- Too many ---------------------------------------------------------------------------------
+ */
 
 static bool has_excess(const struct fh_region *region)
 {
     /* Relaxed: an allowance, not a bound. */
-    uint64_t allowed = FH_RETAIN_MIN_POOLS +
-                       fh_region_pools_in_use(region) / FH_RETAIN_PER_IN_USE +
+    uint64_t allowed = FH_RETAIN_MIN_POOLS + fh_region_pools_in_use(region) / FH_RETAIN_PER_IN_USE +
                        fh_load_relaxed_u64(&region->retain_pools);
     return fh_region_retained_pools(region) > allowed;
 }
@@ -137,7 +139,8 @@ void fh_purge_tick(struct fh_region *region)
     if (next != 0 && left_ms > 0 && left_ms <= FH_PURGE_INTERVAL_MS)
         return;
     uint64_t later = (uint64_t)KNOWN << 32 | (uint32_t)(now_ms + FH_PURGE_INTERVAL_MS);
-    /* Relaxed: a ticket that passes nothing. If the winner stops here, the next interval has another. */
+    /* Relaxed: a ticket that passes nothing. If the winner stops here, the next interval has
+     * another. */
     if (!fh_cas_relaxed_u64(&region->next_purge_ms, &next, later) || next == 0)
         return;
     allow_less(region);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Giving free pools back to the system, at two occasions.
  *
- * Age: a pool that stays free for FH_DECAY_MS is purged by whichever thread next comes by a slow path.
+ * Age: a pool that stays free for FH_DECAY_MS is purged by whichever thread next comes by a slow
+ * path.
  *
- * Number: a program that frees much and then idles comes by no more. So at most FH_RETAIN_MIN_POOLS free
- * pools stay resident, and one for every 8 in use; who releases one too many purges some, highest
- * arenas first. If such a pool is claimed again soon that was a mistake, and more may stay from then on
- * (retain_pools); this allowance shrinks again as time passes. */
+ * Number: a program that frees much and then idles comes by no more. So at most FH_RETAIN_MIN_POOLS
+ * free pools stay resident, and one for every 8 in use; who releases one too many purges some,
+ * highest arenas first. If such a pool is claimed again soon that was a mistake, and more may stay
+ * from then on (retain_pools); this allowance shrinks again as time passes. */
 #ifndef FH_ARENA_PURGE_H
 #define FH_ARENA_PURGE_H
 
@@ -15,8 +16,8 @@
 
 #include "region.h"
 
-/* Return the pages of free pools that have been free for age_ms, at most `runs` runs of them. Returns
- * the bytes returned. Any thread, any time; several at once share the work. */
+/* Return the pages of free pools that have been free for age_ms, at most `runs` runs of them.
+ * Returns the bytes returned. Any thread, any time; several at once share the work. */
 size_t fh_purge(struct fh_region *region, uint32_t age_ms, unsigned runs);
 
 /* To be called now and then from slow paths: if it is time, one caller purges a bounded amount. */

@@ -87,8 +87,8 @@ static struct fh_region *map_region(const struct layout *at)
         region = fh_os_reserve(at->total_bytes);
     if (region == NULL)
         return NULL;
-    /* What stands before the records is small; records, heaps and descriptors are committed with the
-     * arenas and heaps they belong to. */
+    /* What stands before the records is small; records, heaps and descriptors are committed with
+     * the arenas and heaps they belong to. */
     if (commits && !fh_os_commit(region, at->records)) {
         fh_os_unmap(region, at->total_bytes);
         return NULL;
@@ -114,9 +114,9 @@ static struct fh_region *create(size_t *total_bytes)
     return NULL;
 }
 
-/* Any number of threads may do this at once: they all write the same. [region] release: the copies are
- * settled before this thread hands out a block. Descriptors and base come before the size that makes
- * them count. */
+/* Any number of threads may do this at once: they all write the same. [region] release: the copies
+ * are settled before this thread hands out a block. Descriptors and base come before the size that
+ * makes them count. */
 static struct fh_region *copy_for_fast_path(struct fh_region *region)
 {
     if (fh_load_acquire_u64(&fh_region_bytes) == 0) { /* [region] acquire: the store below */
@@ -194,8 +194,8 @@ void fh_region_add_extra(struct fh_region *region, uintptr_t start, uint32_t ind
     uint64_t entry = number << 24 | (index + 1u);
     uint32_t slot = extra_slot(region, number);
     uint64_t found = 0;
-    /* Relaxed: an entry is complete in itself, and who looks for it holds a block of that arena, or a
-     * stray pointer. */
+    /* Relaxed: an entry is complete in itself, and who looks for it holds a block of that arena, or
+     * a stray pointer. */
     while (!fh_cas_relaxed_u64(&region->extra[slot], &found, entry)) {
         slot = (slot + 1) & region->extra_mask; /* taken by another arena, for good */
         found = 0;
@@ -227,7 +227,7 @@ bool fh_region_find(uintptr_t address, size_t *pool_index)
     uint32_t arena = find_extra(region, address >> FH_ARENA_SHIFT);
     if (arena == FH_HINT_NONE)
         return false;
-    *pool_index = ((size_t)arena << FH_ARENA_POOL_SHIFT) +
-                  (address % FH_ARENA_BYTES >> FH_POOL_SHIFT);
+    *pool_index =
+        ((size_t)arena << FH_ARENA_POOL_SHIFT) + (address % FH_ARENA_BYTES >> FH_POOL_SHIFT);
     return true;
 }

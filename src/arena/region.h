@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /* The region: all address space that is ours, and everything we know about it.
  *
- * One reservation, made at first use and published by one CAS; whoever loses that race unmaps its own.
- * Zero is the valid first state of all of it, so nothing is initialised and nobody waits.
+ * One reservation, made at first use and published by one CAS; whoever loses that race unmaps its
+ * own. Zero is the valid first state of all of it, so nothing is initialised and nobody waits.
  *
  *     | region, hints | arena records | heaps | pool descriptors |   arena 0 | arena 1 | …
  *
- * Nothing here is ever unmapped, and a record, descriptor or heap stays one: an index or a pointer to
- * it can be followed at any time, whatever has happened to the memory it describes.
+ * Nothing here is ever unmapped, and a record, descriptor or heap stays one: an index or a pointer
+ * to it can be followed at any time, whatever has happened to the memory it describes.
  *
- * How much address space: 1 TiB, or by quarters less if the system refuses; under a limit on address
- * space (RLIMIT_AS) a quarter of it, so that the program keeps some. Once the region is used up, arenas
- * are mapped one by one ("extra"), and found through a table on the far side of the range check.
- * Where writable reservations are refused (strict overcommit) the region is inaccessible at first, and
- * committed arena by arena.
+ * How much address space: 1 TiB, or by quarters less if the system refuses; under a limit on
+ * address space (RLIMIT_AS) a quarter of it, so that the program keeps some. Once the region is
+ * used up, arenas are mapped one by one ("extra"), and found through a table on the far side of the
+ * range check. Where writable reservations are refused (strict overcommit) the region is
+ * inaccessible at first, and committed arena by arena.
  */
 #ifndef FH_ARENA_REGION_H
 #define FH_ARENA_REGION_H
@@ -29,8 +29,8 @@
 /* What is known of one arena. Its pools' states are bits: pool n is bit n.
  *
  *   used   claimed by somebody. Claims set bits by CAS, releases clear them.
- *   dirty  free and resident, or in use and perhaps not zero. Set before the bit in `used` is cleared;
- *          cleared only by a purge, which has claimed the pool.
+ *   dirty  free and resident, or in use and perhaps not zero. Set before the bit in `used` is
+ * cleared; cleared only by a purge, which has claimed the pool.
  */
 struct fh_arena {
     uint64_t start; /* address; 0 until the arena may be used */
@@ -48,30 +48,31 @@ struct fh_region {
     char *descriptors;
     char *heaps;
     struct fh_arena *arenas;
-    uint64_t *extra;          /* table of extra arenas, see fh_region_find(); NULL: none can be */
-    uint32_t extra_mask;      /* its entries - 1 */
-    uint32_t region_arenas;   /* arenas in [base, base + bytes) */
-    uint32_t arenas_max;      /* with extra ones */
+    uint64_t *extra;        /* table of extra arenas, see fh_region_find(); NULL: none can be */
+    uint32_t extra_mask;    /* its entries - 1 */
+    uint32_t region_arenas; /* arenas in [base, base + bytes) */
+    uint32_t arenas_max;    /* with extra ones */
     uint32_t heaps_max;
-    bool commits;             /* reserved without access */
+    bool commits; /* reserved without access */
     size_t page_bytes;
     struct fh_hints hints;
 
     /* Any thread. */
-    uint64_t arenas_opened FH_CACHE_LINE_ALIGNED; /* arenas of the region below this are given out */
-    uint64_t extra_opened;                        /* so many from index region_arenas on, too */
+    uint64_t arenas_opened
+        FH_CACHE_LINE_ALIGNED; /* arenas of the region below this are given out */
+    uint64_t extra_opened;     /* so many from index region_arenas on, too */
     uint64_t heaps_opened;
     uint64_t next_purge_ms; /* 0: never purged yet */
     uint64_t purge_cursor;  /* arena at which the next purge goes on */
 
     /* Any thread; written whenever a pool is claimed or released. */
-    uint64_t pool_counts FH_CACHE_LINE_ALIGNED; /* how many are retained (free and resident), plus how
-                                                   many are in use << 32 */
-    uint64_t retain_pools; /* more that may be retained; see purge.h */
+    uint64_t pool_counts FH_CACHE_LINE_ALIGNED; /* how many are retained (free and resident), plus
+                                                   how many are in use << 32 */
+    uint64_t retain_pools;                      /* more that may be retained; see purge.h */
 };
 
-/* Copies of the region's fields for the fast path; all zero until there is a region, which makes every
- * address a stranger. Settled: see base/atomic.h. */
+/* Copies of the region's fields for the fast path; all zero until there is a region, which makes
+ * every address a stranger. Settled: see base/atomic.h. */
 extern uint64_t fh_region_base FH_HIDDEN;
 extern uint64_t fh_region_bytes FH_HIDDEN;
 extern void *fh_region_descriptors FH_HIDDEN;
@@ -82,8 +83,8 @@ struct fh_region *fh_region_get(void);
 /* The region if there is one. */
 struct fh_region *fh_region_peek(void);
 
-/* Which pool (counted over all arenas) holds this address? False for a stranger. Never reads what the
- * address points at; wait-free. */
+/* Which pool (counted over all arenas) holds this address? False for a stranger. Never reads what
+ * the address points at; wait-free. */
 bool fh_region_find(uintptr_t address, size_t *pool_index);
 
 /* Has the record of arena `index` been given out (and so may be read)? */
@@ -104,8 +105,8 @@ static inline uint32_t fh_region_pools_in_use(const struct fh_region *region)
     return (uint32_t)(fh_load_relaxed_u64(&region->pool_counts) >> 32); /* only to decide by */
 }
 
-/* Begin to use a part of the reservation: make it usable, where it is not from the start, and visible in
- * core dumps. */
+/* Begin to use a part of the reservation: make it usable, where it is not from the start, and
+ * visible in core dumps. */
 bool fh_region_commit(const struct fh_region *region, void *start, size_t bytes);
 
 /* Remember that extra arena `index` lies at `start`. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* base/atomic.h on the compiler's builtins; with FH_ATOMICS_SCHED each operation is a yield point. */
+/* base/atomic.h on the compiler's builtins; with FH_ATOMICS_SCHED each operation is a yield point.
+ */
 #ifndef FH_BASE_ATOMIC_C11_H
 #define FH_BASE_ATOMIC_C11_H
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* base/atomic.h on Concurrency Kit, for x86-64 only.
  *
- * There a load is an acquire, a store a release and a locked instruction a full barrier, and each ck_pr
- * operation keeps the compiler from moving memory accesses across it. So the orders differ in name
- * only; the c11 back end is where a wrong name shows.
+ * There a load is an acquire, a store a release and a locked instruction a full barrier, and each
+ * ck_pr operation keeps the compiler from moving memory accesses across it. So the orders differ in
+ * name only; the c11 back end is where a wrong name shows.
  */
 #ifndef FH_BASE_ATOMIC_CK_H
 #define FH_BASE_ATOMIC_CK_H

@@ -37,8 +37,9 @@ FH_ALWAYS_INLINE uint64_t fh_low_bits(unsigned count)
     return count >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << count) - 1;
 }
 
-/* The start positions of all runs of `count` one bits in `word`, count in 1..64: bit i of the result
- * is set if bits i .. i + count - 1 are. Doubles the length already proven, so at most 7 steps. */
+/* The start positions of all runs of `count` one bits in `word`, count in 1..64: bit i of the
+ * result is set if bits i .. i + count - 1 are. Doubles the length already proven, so at most 7
+ * steps. */
 FH_ALWAYS_INLINE uint64_t fh_runs_of_ones(uint64_t word, unsigned count)
 {
     unsigned proven = 1;

@@ -26,9 +26,9 @@
  * only: the processor itself shows a thread its own accesses in order. */
 #define FH_SIGNAL_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
-/* Clear one bit, known at compile time, of *word; true if it was set. One instruction on x86-64, where a
- * signal handler of this thread sees it done or not; elsewhere it may see the bit still set, which is no
- * worse for who only asks whether. Nothing for other threads. */
+/* Clear one bit, known at compile time, of *word; true if it was set. One instruction on x86-64,
+ * where a signal handler of this thread sees it done or not; elsewhere it may see the bit still
+ * set, which is no worse for who only asks whether. Nothing for other threads. */
 #if defined(__x86_64__)
 #define FH_TEST_AND_CLEAR_BIT(word, bit)                                                           \
     __extension__({                                                                                \
@@ -42,7 +42,7 @@
 #else
 #define FH_TEST_AND_CLEAR_BIT(word, bit)                                                           \
     __extension__({                                                                                \
-        _Bool was_set = (*(word) >> (bit) & 1) != 0;                                               \
+        _Bool was_set = (*(word) >> (bit)&1) != 0;                                                 \
         *(word) &= ~((__typeof__(*(word)))1 << (bit));                                             \
         FH_SIGNAL_FENCE();                                                                         \
         was_set;                                                                                   \

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Every compile-time size, and how they hang together.
  *
- * The normal geometry is the one that ships. The tiny one makes rare transitions common (two pools an
- * arena, four blocks a pool) and exists for the scheduler's explorer and the module tests.
+ * The normal geometry is the one that ships. The tiny one makes rare transitions common (two pools
+ * an arena, four blocks a pool) and exists for the scheduler's explorer and the module tests.
  */
 #ifndef FH_BASE_CONFIG_H
 #define FH_BASE_CONFIG_H
@@ -57,8 +57,8 @@ enum {
     FH_SPAN_POOLS = 4,
     FH_SINGLE_POOL_MAX_BYTES = 8192,
     FH_REGION_SHIFT_MAX = FH_REGION_SHIFT_NORMAL,
-    FH_HEAPS_MAX = 1 << 18,    /* threads that allocate at the same time */
-    FH_HEAPS_LIMITED = 1024,   /* the same under a limit on address space */
+    FH_HEAPS_MAX = 1 << 18,  /* threads that allocate at the same time */
+    FH_HEAPS_LIMITED = 1024, /* the same under a limit on address space */
 };
 #endif
 
@@ -86,12 +86,12 @@ enum {
 
 /* How much a heap may keep of what others could use; per class. See docs/tuning.md. */
 enum {
-    FH_QUEUED_MAX = 8,  /* pools with free blocks beside the current one */
+    FH_QUEUED_MAX = 8,   /* pools with free blocks beside the current one */
     FH_WAITING_MAX = 16, /* nearly full pools taken back by a local free */
 };
 
-/* The same, per heap: runs of free pools at hand, so that a heap whose need goes up and down does not
- * go to the arenas each time. */
+/* The same, per heap: runs of free pools at hand, so that a heap whose need goes up and down does
+ * not go to the arenas each time. */
 enum {
     FH_SPARE_RUNS = 8,
     FH_SPARE_POOLS = (1 << 20) / FH_POOL_BYTES, /* in all of them together */
@@ -104,7 +104,7 @@ enum {
     FH_PURGE_RUNS = 256,        /* how many runs of pools one look may return */
     FH_RETAIN_MIN_POOLS = (4 << 20) / FH_POOL_BYTES, /* free pools that may always stay resident */
     FH_RETAIN_PER_IN_USE = 8,                        /* and one for so many in use */
-    FH_REGRET_MS = 100, /* claimed again so soon, a pool should not have been returned */
+    FH_REGRET_MS = 100,  /* claimed again so soon, a pool should not have been returned */
     FH_EXCESS_RUNS = 32, /* how many runs a release returns at once when there are more */
 };
 

@@ -19,7 +19,8 @@ static char *append_address(char *to, char *end, const void *address)
 {
     char digits[2 + ADDRESS_DIGITS + 1] = "0x";
     for (int i = 0; i < ADDRESS_DIGITS; i++)
-        digits[2 + i] = "0123456789abcdef"[(uintptr_t)address >> (4 * (ADDRESS_DIGITS - 1 - i)) & 15];
+        digits[2 + i] =
+            "0123456789abcdef"[(uintptr_t)address >> (4 * (ADDRESS_DIGITS - 1 - i)) & 15];
     return append(to, end, digits);
 }
 

@@ -5,8 +5,8 @@
 
 #include "compiler.h"
 
-/* Write "freehold: <function>(<address>): <what>" to stderr and abort. Allocates nothing and uses no
- * stdio, so it may be called anywhere, also in a signal handler. */
+/* Write "freehold: <function>(<address>): <what>" to stderr and abort. Allocates nothing and uses
+ * no stdio, so it may be called anywhere, also in a signal handler. */
 FH_NORETURN FH_COLD void fh_fatal_pointer(const char *function, const void *address,
                                           const char *what);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The raw domain: CPython's contract over heaps. Where C leaves a choice the domains do what CPython
- * does; the malloc family (api/override.c) does what glibc does. */
+/* The raw domain: CPython's contract over heaps. Where C leaves a choice the domains do what
+ * CPython does; the malloc family (api/override.c) does what glibc does. */
 #include "freehold.h"
 
 #include <errno.h>

@@ -3,10 +3,11 @@
  *
  * While glibc's loader still relocates, the main thread's thread-local variables are all zeros; it
  * copies their first values afterwards. Only an ifunc resolver of the program can call malloc that
- * early, and it would find no heap at all, not even fh_heap_none. So this library has a resolver too,
- * which runs when the library itself is relocated, before the program is: it gives the variable its
- * first value. (What the loader copies later is that value again: a heap that the main thread made in
- * between stays behind, with the few blocks of that time, which are freed as any other thread's are.)
+ * early, and it would find no heap at all, not even fh_heap_none. So this library has a resolver
+ * too, which runs when the library itself is relocated, before the program is: it gives the
+ * variable its first value. (What the loader copies later is that value again: a heap that the main
+ * thread made in between stays behind, with the few blocks of that time, which are freed as any
+ * other thread's are.)
  */
 #include "heap.h"
 

@@ -10,7 +10,8 @@
 #include "refill.h"
 #include "thread.h"
 
-/* ---- Taking ----------------------------------------------------------------------------------- */
+/* ---- Taking -----------------------------------------------------------------------------------
+ */
 
 /* A block of a class, in whatever state the thread's heap is. */
 static void *take(unsigned class_index, bool *zeroed)
@@ -86,7 +87,8 @@ void *fh_heap_aligned(size_t alignment, size_t bytes)
     return or_no_memory(take(class_index, &zeroed));
 }
 
-/* ---- Finding a block's pool ------------------------------------------------------------------- */
+/* ---- Finding a block's pool -------------------------------------------------------------------
+ */
 
 struct fh_pool *fh_heap_pool_of(const void *memory)
 {
@@ -120,7 +122,8 @@ size_t fh_heap_usable_bytes_slow(const void *memory)
     return pool == NULL ? 0 : usable_bytes(pool);
 }
 
-/* ---- Freeing ---------------------------------------------------------------------------------- */
+/* ---- Freeing ----------------------------------------------------------------------------------
+ */
 
 static void free_large(struct fh_pool *pool, void *memory)
 {
@@ -157,7 +160,8 @@ void fh_heap_free_outside(void *memory)
     fh_heap_free_in_pool(pool, memory);
 }
 
-/* ---- Resizing --------------------------------------------------------------------------------- */
+/* ---- Resizing ---------------------------------------------------------------------------------
+ */
 
 /* Does a block of this pool, as it is, serve for `bytes`, without wasting more than half? */
 static bool fits(const struct fh_pool *pool, size_t bytes)
@@ -184,8 +188,9 @@ void *fh_heap_realloc(void *memory, size_t bytes)
     if (FH_UNLIKELY(old_bytes == 0))
         fh_fatal_pointer("realloc", memory, "not a live block of this allocator");
     bool in_pool = fh_load_own_u8(&pool->kind) == FH_POOL_BLOCKS;
-    if (in_pool ? fits(pool, bytes)
-                : bytes > FH_BLOCK_MAX_BYTES && bytes <= PTRDIFF_MAX && fh_large_resize(pool, bytes))
+    if (in_pool
+            ? fits(pool, bytes)
+            : bytes > FH_BLOCK_MAX_BYTES && bytes <= PTRDIFF_MAX && fh_large_resize(pool, bytes))
         return memory;
     void *moved = bytes > PTRDIFF_MAX ? NULL : move(pool, memory, old_bytes, bytes);
     if (moved == NULL && bytes <= old_bytes)

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /* Heaps: the pools that one thread allocates from, and the fast paths.
  *
- * A heap is a type-stable struct in a dense array, found by one thread-local pointer. Per class it has
- * a bin (blocks ready to pop), the pool they come from, and two short lists of further pools:
+ * A heap is a type-stable struct in a dense array, found by one thread-local pointer. Per class it
+ * has a bin (blocks ready to pop), the pool they come from, and two short lists of further pools:
  *
- *   current  the bin's blocks are all of this pool. One live block more than there are is counted, so
- *            that it is never found empty.
- *   queued   pools with at least `threshold` free blocks, or adopted ones. At most FH_QUEUED_MAX.
- *   waiting  pools that were full until this heap freed a block of theirs. At most FH_WAITING_MAX. A
- *            waiting pool is queued once it has `threshold` free blocks; until then it is not
- *            allocated from, so that nearly full pools do not change hands on every call.
+ *   current  the bin's blocks are all of this pool. One live block more than there are is counted,
+ * so that it is never found empty. queued   pools with at least `threshold` free blocks, or adopted
+ * ones. At most FH_QUEUED_MAX. waiting  pools that were full until this heap freed a block of
+ * theirs. At most FH_WAITING_MAX. A waiting pool is queued once it has `threshold` free blocks;
+ * until then it is not allocated from, so that nearly full pools do not change hands on every call.
  *
  * busy: said of a heap while its thread is inside. A call that finds it busy is in a signal handler
- * that interrupted another call, or in a thread without a heap of its own; it borrows a heap, and frees
- * as any other thread would. The two static heaps below, and all that nobody holds, are always busy.
+ * that interrupted another call, or in a thread without a heap of its own; it borrows a heap, and
+ * frees as any other thread would. The two static heaps below, and all that nobody holds, are
+ * always busy.
  *
- * malloc with a block in the bin and a free by the owner are wait-free and have no atomic operation; a
- * free by another thread is one CAS on the pool's word, see pool/pool.h.
+ * malloc with a block in the bin and a free by the owner are wait-free and have no atomic
+ * operation; a free by another thread is one CAS on the pool's word, see pool/pool.h.
  */
 #ifndef FH_HEAP_HEAP_H
 #define FH_HEAP_HEAP_H
@@ -49,8 +49,8 @@ struct fh_spare {
 
 struct fh_heap {
     struct fh_block *ready[FH_CLASSES]; /* first: indexed without an offset */
-    size_t fast_below; /* requests below this may take the fast path: FH_SMALL_MAX_BYTES, a power of two,
-                          or 0: none may, the heap is busy */
+    size_t fast_below; /* requests below this may take the fast path: FH_SMALL_MAX_BYTES, a power of
+                          two, or 0: none may, the heap is busy */
     uint32_t id;
     struct fh_region *region;
     uint32_t large_arena; /* where its last large block came from */
@@ -102,10 +102,11 @@ FH_ALWAYS_INLINE bool fh_heap_try_set_busy(struct fh_heap *heap)
     return FH_TEST_AND_CLEAR_BIT(&heap->fast_below, FH_SMALL_SHIFT);
 }
 
-/* ---- Off the fast path ------------------------------------------------------------------------ */
+/* ---- Off the fast path ------------------------------------------------------------------------
+ */
 
-/* The heap, busy, has no block of this class ready: find one. Ends the call: the heap is not busy any
- * more. NULL with ENOMEM. */
+/* The heap, busy, has no block of this class ready: find one. Ends the call: the heap is not busy
+ * any more. NULL with ENOMEM. */
 void *fh_heap_refill(struct fh_heap *heap, unsigned class_index);
 
 /* Any size, any state of the thread's heap. NULL with ENOMEM. */
@@ -117,13 +118,15 @@ void fh_heap_countdown_ended(struct fh_heap *heap, struct fh_pool *pool);
 /* A free of a block in a pool that this thread's heap once filled. */
 void fh_heap_free_home(struct fh_heap *heap, struct fh_pool *pool, struct fh_block *block);
 
-/* A free that has something to decide, or is of anything but a block that starts in a pool of blocks. */
+/* A free that has something to decide, or is of anything but a block that starts in a pool of
+ * blocks. */
 void fh_heap_free_other(struct fh_pool *pool, void *memory);
 
 /* A free of an address outside the region: NULL, an extra arena's block, a stranger. */
 void fh_heap_free_outside(void *memory);
 
-/* ---- The fast paths --------------------------------------------------------------------------- */
+/* ---- The fast paths ---------------------------------------------------------------------------
+ */
 
 /* A ready block of the class, or whatever it takes; the heap is idle. */
 FH_ALWAYS_INLINE void *fh_heap_take(struct fh_heap *heap, size_t class_index)
@@ -201,7 +204,8 @@ FH_ALWAYS_INLINE void fh_heap_free(void *memory)
     fh_heap_free_in_pool(fh_heap_pool_at_offset(offset), memory);
 }
 
-/* ---- The rest of the family ------------------------------------------------------------------- */
+/* ---- The rest of the family -------------------------------------------------------------------
+ */
 
 /* Zero-filled; any size, any state of the thread's heap. */
 void *fh_heap_calloc_slow(size_t bytes);
@@ -230,7 +234,8 @@ void *fh_heap_aligned(size_t alignment, size_t bytes);
 /* As fh_raw_realloc() for a live block and bytes > 0. */
 void *fh_heap_realloc(void *memory, size_t bytes);
 
-/* The pool that holds this address, span and large block included (their first); NULL for a stranger. */
+/* The pool that holds this address, span and large block included (their first); NULL for a
+ * stranger. */
 struct fh_pool *fh_heap_pool_of(const void *memory);
 
 size_t fh_heap_usable_bytes_slow(const void *memory);

@@ -7,7 +7,9 @@
 #include "shared.h"
 #include "spare.h"
 
-enum { USABLE_STEP_BYTES = 4096 }; /* finer than pools, so that nobody is lured into touching more */
+enum {
+    USABLE_STEP_BYTES = 4096
+}; /* finer than pools, so that nobody is lured into touching more */
 
 static size_t pools_for(size_t bytes)
 {
@@ -32,8 +34,8 @@ static void describe(struct fh_pool *pool, char *start, enum fh_pool_kind kind, 
     fh_store_own_u8(&pool->kind, (uint8_t)kind);
 }
 
-/* After a change of size in place. What a huge block no longer needs of its last arena it has touched all
- * the same, and so goes on counting in `pools`. */
+/* After a change of size in place. What a huge block no longer needs of its last arena it has
+ * touched all the same, and so goes on counting in `pools`. */
 static void describe_resized(struct fh_pool *pool, enum fh_pool_kind kind, uint32_t pools_before,
                              size_t bytes)
 {
@@ -98,8 +100,8 @@ void *fh_large_malloc(size_t bytes, size_t alignment, bool *zeroed)
         return NULL;
     char *start = fh_arena_pool_address(region, run.pool_index);
     bool huge = pools_for(bytes) > FH_ARENA_POOLS || alignment > FH_ARENA_BYTES;
-    struct fh_pool *pool = (struct fh_pool *)(void *)(region->descriptors +
-                                                      (run.pool_index << FH_DESCRIPTOR_SHIFT));
+    struct fh_pool *pool =
+        (struct fh_pool *)(void *)(region->descriptors + (run.pool_index << FH_DESCRIPTOR_SHIFT));
     describe(pool, start, huge ? FH_POOL_HUGE : FH_POOL_LARGE, bytes);
     *zeroed = run.zeroed;
     return start;

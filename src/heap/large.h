@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Large blocks take whole pools, huge ones whole arenas. No heap owns them: any thread claims, resizes
- * and frees them, straight from and to the arenas. */
+/* Large blocks take whole pools, huge ones whole arenas. No heap owns them: any thread claims,
+ * resizes and frees them, straight from and to the arenas. */
 #ifndef FH_HEAP_LARGE_H
 #define FH_HEAP_LARGE_H
 
 #include "heap.h"
 
-/* bytes > 0, alignment a power of two. *zeroed: every byte reads as zero. NULL if memory is short. */
+/* bytes > 0, alignment a power of two. *zeroed: every byte reads as zero. NULL if memory is short.
+ */
 void *fh_large_malloc(size_t bytes, size_t alignment, bool *zeroed);
 
 void fh_large_free(struct fh_pool *pool);

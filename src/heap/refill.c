@@ -9,7 +9,8 @@
 #include "spare.h"
 #include "thread.h"
 
-/* ---- The two lists of a bin ------------------------------------------------------------------- */
+/* ---- The two lists of a bin -------------------------------------------------------------------
+ */
 
 static void link_newest(struct fh_pool **newest, struct fh_pool **oldest, struct fh_pool *pool)
 {
@@ -62,7 +63,8 @@ static void stop_waiting(struct fh_bin *bin, struct fh_pool *pool)
     bin->waiting_count--;
 }
 
-/* ---- Giving pools up -------------------------------------------------------------------------- */
+/* ---- Giving pools up --------------------------------------------------------------------------
+ */
 
 /* A pool in none of the heap's lists. */
 static void give_up(struct fh_heap *heap, struct fh_pool *pool)
@@ -95,7 +97,8 @@ static void give_up_oldest_waiting(struct fh_heap *heap, struct fh_bin *bin)
     give_up(heap, oldest);
 }
 
-/* ---- The current pool ------------------------------------------------------------------------- */
+/* ---- The current pool -------------------------------------------------------------------------
+ */
 
 /* One live block too many is counted from here on, so that the countdown of the current pool never
  * ends: it would be found empty on every other call of a program that takes and frees one block. */
@@ -152,7 +155,8 @@ static struct fh_block *leave_current(struct fh_heap *heap, struct fh_bin *bin)
     return blocks;
 }
 
-/* ---- Further pools ---------------------------------------------------------------------------- */
+/* ---- Further pools ----------------------------------------------------------------------------
+ */
 
 static struct fh_pool *start_pool(struct fh_heap *heap, unsigned class_index)
 {
@@ -160,8 +164,8 @@ static struct fh_pool *start_pool(struct fh_heap *heap, unsigned class_index)
     struct fh_run run;
     if (!fh_spare_claim(heap, fh_class_pools(class_index), 1, &run))
         return NULL;
-    struct fh_pool *pool = (struct fh_pool *)(void *)(region->descriptors +
-                                                      (run.pool_index << FH_DESCRIPTOR_SHIFT));
+    struct fh_pool *pool =
+        (struct fh_pool *)(void *)(region->descriptors + (run.pool_index << FH_DESCRIPTOR_SHIFT));
     fh_pool_start(pool, fh_arena_pool_address(region, run.pool_index), class_index, run.zeroed,
                   fh_heap_tag(heap), heap->id);
     return pool;
@@ -247,7 +251,8 @@ void *fh_heap_refill(struct fh_heap *heap, unsigned class_index)
     return block;
 }
 
-/* ---- Frees that change a pool's place --------------------------------------------------------- */
+/* ---- Frees that change a pool's place ---------------------------------------------------------
+ */
 
 void fh_heap_countdown_ended(struct fh_heap *heap, struct fh_pool *pool)
 {
@@ -278,8 +283,8 @@ static void place_taken_back(struct fh_heap *heap, struct fh_pool *pool)
     start_waiting(bin, pool);
 }
 
-/* May the heap hold one more pool of this kind? If not, the free goes onto the pool's word, which costs
- * the same, and the pool stays everybody's. */
+/* May the heap hold one more pool of this kind? If not, the free goes onto the pool's word, which
+ * costs the same, and the pool stays everybody's. */
 static bool may_take_back(const struct fh_heap *heap, const struct fh_pool *pool)
 {
     const struct fh_bin *bin = &heap->bins[pool->class_index];

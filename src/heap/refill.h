@@ -5,8 +5,8 @@
 
 #include "heap.h"
 
-/* Of a busy heap: a block of the class, or NULL if memory is short. *zeroed: the block reads as zero but
- * for its first word. */
+/* Of a busy heap: a block of the class, or NULL if memory is short. *zeroed: the block reads as
+ * zero but for its first word. */
 struct fh_block *fh_heap_next_block(struct fh_heap *heap, unsigned class_index, bool *zeroed);
 
 /* A free by no owner that has something to decide. */

@@ -86,7 +86,8 @@ static struct fh_pool *adopt(struct fh_heap *heap, unsigned class_index, size_t 
     remove_bit(region, class_index, number);
     if (FH_LIKELY(pool->class_index == class_index))
         return pool;
-    /* Only now may the class be read, and it is another: the hint was of the pool's earlier life. */
+    /* Only now may the class be read, and it is another: the hint was of the pool's earlier life.
+     */
     fh_shared_remove(region, pool);
     fh_shared_settle(region, pool, fh_pool_give_up(pool, heap->id));
     return NULL;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Shared pools: where to find those that any heap may adopt.
  *
- * A pool's own word says whether it is shared; here are hints about it, a bit per pool in its arena's
- * record, one word a class, and a hint set of arenas above those words. A hint may be stale: whoever
- * follows it tries the pool's word, and takes the hint away if the pool is not shared.
+ * A pool's own word says whether it is shared; here are hints about it, a bit per pool in its
+ * arena's record, one word a class, and a hint set of arenas above those words. A hint may be
+ * stale: whoever follows it tries the pool's word, and takes the hint away if the pool is not
+ * shared.
  */
 #ifndef FH_HEAP_SHARED_H
 #define FH_HEAP_SHARED_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Spare runs: free pools that a heap keeps at hand, so that a need that goes up and down is not felt by
- * the arenas, whose words all threads share. Few and small: FH_SPARE_RUNS runs of FH_SPARE_POOLS pools
- * together. To the arenas they are in use. Adjacent ones become one; a smaller need takes the front of a
- * larger run, and a block that grows takes the run behind it.
+/* Spare runs: free pools that a heap keeps at hand, so that a need that goes up and down is not
+ * felt by the arenas, whose words all threads share. Few and small: FH_SPARE_RUNS runs of
+ * FH_SPARE_POOLS pools together. To the arenas they are in use. Adjacent ones become one; a smaller
+ * need takes the front of a larger run, and a block that grows takes the run behind it.
  */
 #ifndef FH_HEAP_SPARE_H
 #define FH_HEAP_SPARE_H

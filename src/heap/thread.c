@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A heap id is free if it is in the hint set FH_HINTS_HEAPS, whose lowest level is the truth here: who
- * takes the bit out holds the heap. A heap that nobody holds has no pools, is busy, and is otherwise as
- * its last holder left it: so one that was never held, all zeros, is like any other.
+/* A heap id is free if it is in the hint set FH_HINTS_HEAPS, whose lowest level is the truth here:
+ * who takes the bit out holds the heap. A heap that nobody holds has no pools, is busy, and is
+ * otherwise as its last holder left it: so one that was never held, all zeros, is like any other.
  */
 #include "thread.h"
 
@@ -18,7 +18,8 @@ FH_THREAD_LOCAL const struct fh_heap *fh_heap_current = &fh_heap_none;
 
 static uint32_t exit_key_plus_1; /* 0: no key yet */
 
-/* ---- Heaps nobody holds ----------------------------------------------------------------------- */
+/* ---- Heaps nobody holds -----------------------------------------------------------------------
+ */
 
 static struct fh_heap *heap_at(const struct fh_region *region, uint64_t index)
 {
@@ -28,7 +29,8 @@ static struct fh_heap *heap_at(const struct fh_region *region, uint64_t index)
 static struct fh_heap *claim_used(struct fh_region *region)
 {
     uint32_t index = fh_hints_next(&region->hints, FH_HINTS_HEAPS, 0);
-    for (; index != FH_HINT_NONE; index = fh_hints_next(&region->hints, FH_HINTS_HEAPS, index + 1)) {
+    for (; index != FH_HINT_NONE;
+         index = fh_hints_next(&region->hints, FH_HINTS_HEAPS, index + 1)) {
         /* [heap-id] acquire: the heap as its last holder left it. */
         if (fh_hints_clear(&region->hints, FH_HINTS_HEAPS, index))
             return heap_at(region, index);
@@ -69,10 +71,11 @@ static void release_heap(struct fh_heap *heap)
     fh_hints_set(&heap->region->hints, FH_HINTS_HEAPS, heap->id - 1);
 }
 
-/* ---- Thread exit ------------------------------------------------------------------------------ */
+/* ---- Thread exit ------------------------------------------------------------------------------
+ */
 
-/* The key's destructor. A heap that is busy even now was left so by a siglongjmp out of a handler: its
- * lists may be half changed, so it is set aside for ever. */
+/* The key's destructor. A heap that is busy even now was left so by a siglongjmp out of a handler:
+ * its lists may be half changed, so it is set aside for ever. */
 static void leave_thread(void *heap_pointer)
 {
     struct fh_heap *heap = heap_pointer;
@@ -104,8 +107,8 @@ static bool exit_key(pthread_key_t *key)
     return true;
 }
 
-/* Without a key (all are taken) the heap stays behind when the thread exits; it is then found as those
- * of killed threads are. */
+/* Without a key (all are taken) the heap stays behind when the thread exits; it is then found as
+ * those of killed threads are. */
 static void drain_on_exit(struct fh_heap *heap)
 {
     pthread_key_t key;
@@ -113,7 +116,8 @@ static void drain_on_exit(struct fh_heap *heap)
         (void)pthread_setspecific(key, heap);
 }
 
-/* ---- Entering and leaving --------------------------------------------------------------------- */
+/* ---- Entering and leaving ---------------------------------------------------------------------
+ */
 
 /* One instruction as a handler of this thread sees it: it may attach a heap at any moment. */
 static bool attach(struct fh_heap *heap)

@@ -5,8 +5,8 @@
 
 #include "heap.h"
 
-/* A heap for the rest of this call, busy: the thread's own, made now if it has none yet, or a borrowed
- * one where that is in use or gone. NULL if memory is short. */
+/* A heap for the rest of this call, busy: the thread's own, made now if it has none yet, or a
+ * borrowed one where that is in use or gone. NULL if memory is short. */
 struct fh_heap *fh_heap_enter(void);
 
 /* The end of the call. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Every field read here is one that others write while we look: each by itself is whole, and the sums
- * are exact when nobody else is inside the allocator. */
+/* Every field read here is one that others write while we look: each by itself is whole, and the
+ * sums are exact when nobody else is inside the allocator. */
 #include "stats.h"
 
 #include "bits.h"

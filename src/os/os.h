@@ -3,8 +3,8 @@
  *
  * Everything here may be called by any thread and in a signal handler, takes no lock in user space,
  * allocates nothing and leaves errno alone. Addresses and sizes are multiples of fh_os_page_bytes()
- * unless said otherwise. Each call may be refused (limits, strict overcommit, sandboxes); the caller
- * then goes on without.
+ * unless said otherwise. Each call may be refused (limits, strict overcommit, sandboxes); the
+ * caller then goes on without.
  */
 #ifndef FH_OS_OS_H
 #define FH_OS_OS_H
@@ -30,8 +30,9 @@ void fh_os_unmap(void *start, size_t bytes);
  * their content is then unchanged. */
 bool fh_os_purge(void *start, size_t bytes);
 
-/* Advice, which the system may ignore. Leave the range out of core dumps: what is reserved and untouched
- * would make them huge and slow. Put it back in. Do not use huge pages: it is touched sparsely. */
+/* Advice, which the system may ignore. Leave the range out of core dumps: what is reserved and
+ * untouched would make them huge and slow. Put it back in. Do not use huge pages: it is touched
+ * sparsely. */
 void fh_os_hide_from_core(void *start, size_t bytes);
 void fh_os_show_in_core(void *start, size_t bytes);
 void fh_os_prefer_small_pages(void *start, size_t bytes);

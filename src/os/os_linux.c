@@ -10,8 +10,7 @@
 static void *map(size_t bytes, int protection)
 {
     int saved_errno = errno;
-    void *start =
-        mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *start = mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     errno = saved_errno;
     return start == MAP_FAILED ? NULL : start;
 }

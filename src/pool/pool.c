@@ -22,8 +22,8 @@ static void set_owner(struct fh_pool *pool, uint64_t heap_tag)
     fh_store_own_u64(&pool->owner, heap_tag);
 }
 
-void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool zeroed, uint64_t heap_tag,
-                   uint32_t heap_id)
+void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool zeroed,
+                   uint64_t heap_tag, uint32_t heap_id)
 {
     unsigned pools = fh_class_pools(class_index);
     pool->origin = (uintptr_t)start - FH_BLOCK_ALIGN_BYTES;
@@ -55,9 +55,11 @@ void fh_pool_end(struct fh_pool *pool)
     fh_store_relaxed_u64(&pool->word, fh_word(FH_FREE, 0, 0, 0));
 }
 
-/* ---- The owner's lists ------------------------------------------------------------------------ */
+/* ---- The owner's lists ------------------------------------------------------------------------
+ */
 
-/* How many blocks starting at `address` begin before the next multiple of FH_CARVE_BYTES; at least one. */
+/* How many blocks starting at `address` begin before the next multiple of FH_CARVE_BYTES; at least
+ * one. */
 static uint32_t blocks_in_page(uintptr_t address, uint32_t block_bytes)
 {
     uint32_t bytes = FH_CARVE_BYTES - (uint32_t)(address % FH_CARVE_BYTES);
@@ -71,8 +73,7 @@ struct fh_block *fh_pool_carve(struct fh_pool *pool)
     if (left == 0)
         return NULL;
     uint32_t block_bytes = pool->block_bytes;
-    char *first =
-        (char *)pool->origin + FH_BLOCK_ALIGN_BYTES + (size_t)carved * block_bytes;
+    char *first = (char *)pool->origin + FH_BLOCK_ALIGN_BYTES + (size_t)carved * block_bytes;
     uint32_t count = blocks_in_page((uintptr_t)first, block_bytes);
     count = count < left ? count : left;
     char *last = first + (size_t)(count - 1) * block_bytes;
@@ -91,8 +92,8 @@ struct fh_block *fh_pool_collect(struct fh_pool *pool, uint32_t heap_id)
         if (word >> FH_WORD_HEAD_SHIFT == 0)
             return NULL;
         /* [remote-free] acquire: the blocks' links, and their last users are done with them. */
-    } while (!fh_cas_acquire_u64(&pool->word, &word,
-                                 fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
+    } while (
+        !fh_cas_acquire_u64(&pool->word, &word, fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
     return fh_word_list(pool, word);
 }
 
@@ -107,7 +108,8 @@ void fh_pool_put_back(struct fh_pool *pool, struct fh_block *blocks)
     fh_store_own_u32(&pool->countdown, fh_load_own_u32(&pool->countdown) - count);
 }
 
-/* ---- Transitions of the word ------------------------------------------------------------------ */
+/* ---- Transitions of the word ------------------------------------------------------------------
+ */
 
 bool fh_pool_leave_full(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id)
 {
@@ -121,15 +123,16 @@ bool fh_pool_leave_full(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_i
     return false;
 }
 
-bool fh_pool_take_back(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id, struct fh_block *block)
+bool fh_pool_take_back(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id,
+                       struct fh_block *block)
 {
     uint64_t word = load_word(pool);
     do {
         if (fh_word_state(word) != FH_FULL || fh_word_owner(word) != heap_id)
             return false;
         /* [remote-free] acquire; [pool-hand-over] acquire, though only from this heap itself. */
-    } while (!fh_cas_acq_rel_u64(&pool->word, &word,
-                                 fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
+    } while (
+        !fh_cas_acq_rel_u64(&pool->word, &word, fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
     uint32_t freed = pool->threshold - fh_word_credits(word) + 1;
     block->next = fh_word_list(pool, word);
     pool->local = block;
@@ -145,8 +148,8 @@ bool fh_pool_adopt(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id)
         if (fh_word_state(word) != FH_SHARED)
             return false;
         /* [remote-free] acquire; [pool-hand-over] acquire: the last owner's line. */
-    } while (!fh_cas_acq_rel_u64(&pool->word, &word,
-                                 fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
+    } while (
+        !fh_cas_acq_rel_u64(&pool->word, &word, fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
     pool->local = fh_word_list(pool, word);
     set_live(pool, fh_word_credits(word));
     fh_store_own_u64(&pool->home, heap_tag);

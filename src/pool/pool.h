@@ -3,7 +3,8 @@
  *
  * A pool is FH_POOL_BYTES of an arena, or a few adjacent ones (a span), cut into blocks. Its
  * descriptor lies elsewhere and is type-stable. Only the pool's owner takes blocks; any thread may
- * free one. All that threads must agree on is one 64-bit word, and every transition is one CAS on it:
+ * free one. All that threads must agree on is one 64-bit word, and every transition is one CAS on
+ * it:
  *
  *   bits  0-15  credits  remote frees until one of them has something to decide
  *   bits 16-19  state
@@ -12,18 +13,18 @@
  *
  *   FREE    no pool. All bits zero.
  *   ACTIVE  heap `owner` takes blocks. Credits start at FH_ACTIVE_CREDITS and never run out.
- *   FULL    nobody's: every block was handed out. `owner` is who filled it and may take it back. After
- *           `credits` more frees it is worth sharing.
- *   SHARED  nobody's, with free blocks: any heap that needs the class may adopt it. After `credits`
- *           more frees it is empty, and who frees the last block gives the pool back.
+ *   FULL    nobody's: every block was handed out. `owner` is who filled it and may take it back.
+ * After `credits` more frees it is worth sharing. SHARED  nobody's, with free blocks: any heap that
+ * needs the class may adopt it. After `credits` more frees it is empty, and who frees the last
+ * block gives the pool back.
  *
- * So the number of blocks on the word's list follows from the state: FH_ACTIVE_CREDITS - credits when
- * ACTIVE, threshold - (capacity - carved) - credits when FULL, carved - credits when SHARED.
+ * So the number of blocks on the word's list follows from the state: FH_ACTIVE_CREDITS - credits
+ * when ACTIVE, threshold - (capacity - carved) - credits when FULL, carved - credits when SHARED.
  *
  * Always, as the owner sees it, with live = fh_pool_live():
  *   live + length(local) == carved <= capacity
- * where live counts blocks that callers hold, that lie in the heap's bin, and that are on the word's
- * list. docs/concurrency.md has the transitions; tests/model/pool.pml checks them.
+ * where live counts blocks that callers hold, that lie in the heap's bin, and that are on the
+ * word's list. docs/concurrency.md has the transitions; tests/model/pool.pml checks them.
  */
 #ifndef FH_POOL_POOL_H
 #define FH_POOL_POOL_H
@@ -51,17 +52,17 @@ enum fh_pool_list { FH_LIST_NONE, FH_LIST_CURRENT, FH_LIST_QUEUED, FH_LIST_WAITI
 
 struct fh_pool {
     /* Read by every free; written only when the pool changes hands. */
-    uint64_t owner; /* tag of the heap that may use the owner's line below; 0: none */
-    uint64_t home;  /* tag of the heap that last was */
+    uint64_t owner;   /* tag of the heap that may use the owner's line below; 0: none */
+    uint64_t home;    /* tag of the heap that last was */
     uintptr_t origin; /* address of the first block - 16, so that index * 16 is an offset from it */
     uint8_t kind;
     uint8_t class_index;
     uint8_t head_distance;
     uint8_t zeroed; /* what is not carved yet reads as zero */
     uint32_t block_bytes;
-    uint32_t capacity; /* blocks that fit */
-    uint32_t threshold; /* free blocks that make a full pool worth sharing */
-    uint32_t pools;     /* adjacent pools; of a huge block, those it may have touched */
+    uint32_t capacity;     /* blocks that fit */
+    uint32_t threshold;    /* free blocks that make a full pool worth sharing */
+    uint32_t pools;        /* adjacent pools; of a huge block, those it may have touched */
     uint64_t usable_bytes; /* of a large or huge block */
 
     /* The owner only. */
@@ -140,7 +141,8 @@ FH_ALWAYS_INLINE uint64_t fh_word_push(const struct fh_pool *pool, uint64_t word
 
 FH_ALWAYS_INLINE uint32_t fh_pool_index_of(const struct fh_pool *pool, const struct fh_block *block)
 {
-    return block == NULL ? 0 : (uint32_t)(((uintptr_t)block - pool->origin) >> FH_BLOCK_ALIGN_SHIFT);
+    return block == NULL ? 0
+                         : (uint32_t)(((uintptr_t)block - pool->origin) >> FH_BLOCK_ALIGN_SHIFT);
 }
 
 FH_ALWAYS_INLINE uint32_t fh_pool_live(const struct fh_pool *pool)
@@ -148,9 +150,9 @@ FH_ALWAYS_INLINE uint32_t fh_pool_live(const struct fh_pool *pool)
     return fh_load_own_u32(&pool->countdown) + fh_load_own_u32(&pool->live_then);
 }
 
-/* A free by anyone but the owner. False, with nothing done, if this is the free that has something to
- * decide: then fh_pool_free_deciding(). Or if the pool has no credits at all, as none has that does not
- * hold blocks. */
+/* A free by anyone but the owner. False, with nothing done, if this is the free that has something
+ * to decide: then fh_pool_free_deciding(). Or if the pool has no credits at all, as none has that
+ * does not hold blocks. */
 FH_ALWAYS_INLINE bool fh_pool_free_remote(struct fh_pool *pool, struct fh_block *block)
 {
     uint64_t word = fh_load_relaxed_u64(&pool->word); /* a guess: the CAS checks it */
@@ -170,12 +172,13 @@ FH_ALWAYS_INLINE bool fh_pool_free_remote(struct fh_pool *pool, struct fh_block 
 /* A free that may change the pool's state. */
 enum fh_pool_event fh_pool_free_deciding(struct fh_pool *pool, struct fh_block *block);
 
-/* Heaps are strangers here. A heap has an id for the word, and for the pool's first line a tag, which is
- * whatever a thread can compare fastest (see heap/heap.h); never 0. */
+/* Heaps are strangers here. A heap has an id for the word, and for the pool's first line a tag,
+ * which is whatever a thread can compare fastest (see heap/heap.h); never 0. */
 
-/* A free pool, just claimed from its arena, becomes the owner's. `pools` descriptors are written. */
-void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool zeroed, uint64_t heap_tag,
-                   uint32_t heap_id);
+/* A free pool, just claimed from its arena, becomes the owner's. `pools` descriptors are written.
+ */
+void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool zeroed,
+                   uint64_t heap_tag, uint32_t heap_id);
 
 /* An empty pool that the caller alone holds becomes no pool, ready to go back to its arena. */
 void fh_pool_end(struct fh_pool *pool);
@@ -183,8 +186,9 @@ void fh_pool_end(struct fh_pool *pool);
 /* Owner: cut the next page's worth of blocks. NULL if all are cut. They count as live. */
 struct fh_block *fh_pool_carve(struct fh_pool *pool);
 
-/* Owner: take the local list. NULL if empty. They count as live from now on, and so need not be counted:
- * live + length(local) == carved. One more is counted for the current pool, see heap/refill.c. */
+/* Owner: take the local list. NULL if empty. They count as live from now on, and so need not be
+ * counted: live + length(local) == carved. One more is counted for the current pool, see
+ * heap/refill.c. */
 FH_ALWAYS_INLINE struct fh_block *fh_pool_take_local(struct fh_pool *pool)
 {
     struct fh_block *blocks = pool->local;
@@ -206,15 +210,16 @@ void fh_pool_put_back(struct fh_pool *pool, struct fh_block *blocks);
 /* ACTIVE to FULL. False, with nothing changed, if a remote free came in between. */
 bool fh_pool_leave_full(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id);
 
-/* FULL, last owned by this heap, to ACTIVE, with `block`, which the caller frees, on the local list.
- * False if the pool is in any other state; nothing is then done. */
-bool fh_pool_take_back(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id, struct fh_block *block);
+/* FULL, last owned by this heap, to ACTIVE, with `block`, which the caller frees, on the local
+ * list. False if the pool is in any other state; nothing is then done. */
+bool fh_pool_take_back(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id,
+                       struct fh_block *block);
 
 /* SHARED to ACTIVE. False if it is not SHARED (any more). */
 bool fh_pool_adopt(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id);
 
-/* Owner: ACTIVE to FULL, SHARED or EMPTY, whichever its blocks make it. The pool must be in no list,
- * none of its blocks in a bin. */
+/* Owner: ACTIVE to FULL, SHARED or EMPTY, whichever its blocks make it. The pool must be in no
+ * list, none of its blocks in a bin. */
 enum fh_pool_event fh_pool_give_up(struct fh_pool *pool, uint32_t heap_id);
 
 /* The word of an owner's pool changed without a block on its list, which no free does. */

@@ -5,8 +5,8 @@
  *   class 1..32    16, 32, … 512: pymalloc's classes
  *   class 33..56   640, 768, 896, 1024, 1280, … 32768: four per doubling
  *
- * A class's block is a multiple of 16; blocks of 2^n bytes lie at multiples of 2^n, and blocks that are
- * a multiple of an alignment at multiples of it, since a pool starts at a multiple of its size.
+ * A class's block is a multiple of 16; blocks of 2^n bytes lie at multiples of 2^n, and blocks that
+ * are a multiple of an alignment at multiples of it, since a pool starts at a multiple of its size.
  */
 #ifndef FH_POOL_SIZE_CLASS_H
 #define FH_POOL_SIZE_CLASS_H
@@ -43,8 +43,8 @@ FH_ALWAYS_INLINE size_t fh_class_block_bytes(unsigned class_index)
     return (size_t)(5 + medium % 4) << (FH_SMALL_SHIFT + medium / 4 - 2);
 }
 
-/* The lowest class whose blocks hold `bytes` and lie at multiples of `alignment`, a power of two; both
- * at most FH_BLOCK_MAX_BYTES. */
+/* The lowest class whose blocks hold `bytes` and lie at multiples of `alignment`, a power of two;
+ * both at most FH_BLOCK_MAX_BYTES. */
 unsigned fh_class_of_aligned(size_t bytes, size_t alignment);
 
 /* Adjacent pools of a class, and how many of its blocks fit them. */

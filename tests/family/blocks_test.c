@@ -362,7 +362,8 @@ TEST(calloc_is_zero_where_a_huge_block_had_shrunk)
     }
 }
 
-/* Over memory in which every few megabytes have one small hole, large blocks come and go for ever. */
+/* Over memory in which every few megabytes have one small hole, large blocks come and go for ever.
+ */
 TEST(large_blocks_over_fragmented_memory_use_no_new_addresses_each_time)
 {
     enum { HELD = 140 * 64, BLOCK_BYTES = 60000, PAIRS = 20000 };
