@@ -32,15 +32,16 @@ stages()
     cat <<'END'
 build     -      the release build with gcc, everything in it
 programs  build  real programs under the malloc library
+models    build  the protocols' models, checked exhaustively
+explorer  build  the library itself under a scheduler that tries interleavings
 clang     -      built with clang: the module and family tests
 tests     build  modules, malloc family, package, and all else that the build has tests of
-models    build  the protocols' models, checked exhaustively
 thread    -      the module tests under ThreadSanitizer
 address   -      the module tests under AddressSanitizer
 undefined -      the module tests under UndefinedBehaviorSanitizer
 tiny      -      the module tests with tiny pools and arenas
 c11       -      the module tests on C11 atomics
-sched     -      the module tests on the scheduler's atomics
+points    -      the module tests, interrupted at each atomic operation
 library   build  imports, exports, instructions and TLS of the release libraries
 headers   -      each header alone; the public one as C and C++ with all warnings
 style     -      clang-format, syntax of the scripts
@@ -113,13 +114,18 @@ stage_programs()
 # The package tests share one installation, so they run one by one.
 stage_tests()
 {
-    ctest_in release --label-exclude '^(program|package|model)$' --parallel "$jobs"
+    ctest_in release --label-exclude '^(program|package|model|sched)$' --parallel "$jobs"
     ctest_in release --label-regex '^package$'
 }
 
 stage_models()
 {
     ctest_in release --label-regex '^model$' --parallel "$jobs"
+}
+
+stage_explorer()
+{
+    ctest_in release --label-regex '^sched$' --parallel "$jobs"
 }
 
 stage_clang()
@@ -135,7 +141,7 @@ stage_address() { modules address -DFH_SANITIZE=address; }
 stage_undefined() { modules undefined -DFH_SANITIZE=undefined; }
 stage_tiny() { modules tiny -DFH_GEOMETRY=tiny; }
 stage_c11() { modules c11 -DFH_ATOMICS=c11; }
-stage_sched() { modules sched -DFH_ATOMICS=sched; }
+stage_points() { modules points -DFH_ATOMICS=sched; }
 
 # ---- The release libraries, from the outside ---------------------------------------------------
 

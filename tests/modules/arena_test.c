@@ -7,6 +7,7 @@
 
 #include "arena.h"
 #include "bits.h"
+#include "purge.h"
 
 enum { ARENAS = 3, POOLS = ARENAS * FH_ARENA_POOLS };
 
@@ -342,4 +343,98 @@ TEST(a_region_with_one_arena_is_never_lost_between_threads_that_want_it)
     CHECK(claimed_pools(region) == 0);
     check_region(region);
     CHECK(fh_arena_claim(region, FH_ARENA_POOLS, 1, &run));
+}
+
+/* ---- At every point ----------------------------------------------------------------------- */
+
+static struct fh_region *watched;
+static bool claimed;
+
+static void begin_full(void)
+{
+    struct fh_run run;
+    watched = new_region(2, 0, false);
+    CHECK(fh_arenas_claim(watched, 2, 1, &run));
+    fh_hints_set(&watched->hints, FH_HINTS_ROOM, 0); /* stale, as hints are that nobody followed */
+    fh_hints_set(&watched->hints, FH_HINTS_EMPTY, 0);
+}
+
+static void claim_pool(void)
+{
+    struct fh_run run;
+    claimed = fh_arena_claim(watched, 1, 1, &run);
+}
+
+static void claim_arena(void)
+{
+    struct fh_run run;
+    claimed = fh_arena_claim(watched, FH_ARENA_POOLS, 1, &run);
+}
+
+static void claim_both(void)
+{
+    struct fh_run run;
+    claimed = fh_arenas_claim(watched, 2, 1, &run);
+}
+
+static void release_pool(void)
+{
+    fh_arena_release(watched, 0, 1);
+}
+
+static void release_arena(void)
+{
+    fh_arena_release(watched, 0, FH_ARENA_POOLS);
+}
+
+static void check_watched(void)
+{
+    check_region(watched);
+}
+
+TEST(a_release_amid_a_claim_that_finds_nothing_is_hinted_at)
+{
+    at_every_point(begin_full, claim_pool, release_pool, check_watched);
+    at_every_point(begin_full, claim_pool, release_arena, check_watched);
+    at_every_point(begin_full, claim_arena, release_arena, check_watched);
+    at_every_point(begin_full, claim_both, release_arena, check_watched);
+}
+
+static void begin_empty(void)
+{
+    begin_full();
+    fh_arenas_release(watched, 0, 2, FH_ARENA_POOLS);
+}
+
+static void claim_in_second(void)
+{
+    CHECK(fh_arena_claim_at(watched, FH_ARENA_POOLS, 1) || claimed_pools(watched) > 0);
+}
+
+static void check_all_or_nothing(void)
+{
+    size_t by_both = claimed ? 2 * FH_ARENA_POOLS : 0;
+    CHECK(claimed_pools(watched) == by_both || claimed_pools(watched) == by_both + 1);
+    check_region(watched);
+}
+
+TEST(a_claim_of_arenas_that_meets_another_takes_all_or_nothing)
+{
+    at_every_point(begin_empty, claim_both, claim_in_second, check_all_or_nothing);
+}
+
+static void purge_all(void)
+{
+    (void)fh_purge(watched, 0, 1000);
+}
+
+static void claim_beside(void)
+{
+    purge_all(); /* forgets that what is claimed just now is dirty */
+    claim_in_second();
+}
+
+TEST(arenas_given_back_by_a_claim_that_failed_are_hinted_at_as_before)
+{
+    at_every_point(begin_empty, claim_both, claim_beside, check_all_or_nothing);
 }

@@ -262,3 +262,43 @@ TEST(who_takes_a_bit_out_holds_it_alone)
     for (int i = 0; i < 3; i++)
         CHECK(fh_hints_next(&tickets.hints, OTHER_SET, numbers[i]) == numbers[i]);
 }
+
+/* ---- At every point ----------------------------------------------------------------------- */
+
+static struct fh_hints watched;
+
+static void begin_with_one(void)
+{
+    watched = new_hints(MEMBERS);
+    fh_hints_set(&watched, SET, 9000);
+}
+
+static void clear_it(void)
+{
+    CHECK(fh_hints_clear(&watched, SET, 9000));
+}
+
+static void set_neighbour(void)
+{
+    fh_hints_set(&watched, SET, 9001);
+}
+
+static void set_cousin(void)
+{
+    fh_hints_set(&watched, SET, 9001 + 64); /* another word below the same one */
+}
+
+static void check_found(void)
+{
+    uint32_t found = fh_hints_next(&watched, SET, 0);
+    CHECK(found == 9001 || found == 9001 + 64);
+    check_tree(&watched, SET, false);
+}
+
+TEST(a_member_set_amid_a_clear_is_found)
+{
+    at_every_point(begin_with_one, clear_it, set_neighbour, check_found);
+    at_every_point(begin_with_one, clear_it, set_cousin, check_found);
+    at_every_point(begin_with_one, set_neighbour, clear_it, check_found);
+    at_every_point(begin_with_one, set_cousin, clear_it, check_found);
+}

@@ -31,15 +31,6 @@ static struct test tests[TESTS_MAX];
 static size_t test_count;
 static bool skipped;
 
-#if defined(FH_ATOMICS_SCHED)
-/* Nobody is scheduled here: the operations are what they are. */
-void fh_sched_point(const void *at, const char *operation)
-{
-    (void)at;
-    (void)operation;
-}
-#endif
-
 /* ---- Running ------------------------------------------------------------------------------ */
 
 void modules_add(const char *name, void (*run)(void))
@@ -175,6 +166,56 @@ void elsewhere(void (*run)(void *argument), void *argument)
     struct call call = {run, argument};
     together(1, run_call, &call);
 }
+
+/* ---- At every point ----------------------------------------------------------------------- */
+
+#if defined(FH_ATOMICS_SCHED)
+
+static size_t points_left;         /* atomic operations before the one that is interrupted */
+static void (*meanwhile_do)(void); /* NULL: nothing, or it has been done */
+
+void fh_sched_point(const void *at, const char *operation)
+{
+    (void)at;
+    (void)operation;
+    void (*run)(void) = meanwhile_do;
+    if (run == NULL || points_left-- > 0)
+        return;
+    meanwhile_do = NULL;
+    run();
+}
+
+void at_every_point(void (*begin)(void), void (*during)(void), void (*meanwhile)(void),
+                    void (*check)(void))
+{
+    bool met = true;
+    for (size_t point = 0; met; point++) {
+        begin();
+        points_left = point;
+        meanwhile_do = meanwhile;
+        during();
+        met = meanwhile_do == NULL;
+        meanwhile_do = NULL;
+        CHECK(met || point > 0);
+        if (!met)
+            meanwhile();
+        check();
+    }
+}
+
+#else
+
+void at_every_point(void (*begin)(void), void (*during)(void), void (*meanwhile)(void),
+                    void (*check)(void))
+{
+    (void)begin;
+    (void)during;
+    (void)meanwhile;
+    (void)check;
+    modules_skip("only the scheduler's atomics can be interrupted");
+}
+
+#endif
 
 /* Fork; the child runs and leaves with 0. What it writes to stderr goes to `text` unless that is
  * NULL. Returns the wait status. */

@@ -68,6 +68,13 @@ void together(unsigned threads, void (*run)(unsigned number, void *shared), void
 /* The same on one other thread. */
 void elsewhere(void (*run)(void *argument), void *argument);
 
+/* Do `during`, and before its first atomic operation all of `meanwhile`, as if another thread had
+ * run just then; then the same with the second operation, and so on, and at last after all. `begin`
+ * comes before each, `check` after it. Needs FH_ATOMICS=sched; in other builds the test is skipped.
+ */
+void at_every_point(void (*begin)(void), void (*during)(void), void (*meanwhile)(void),
+                    void (*check)(void));
+
 /* In a child, `run` must end in abort() after writing exactly `text` to stderr. */
 void check_aborts(void (*run)(void *argument), void *argument, const char *text);
 

@@ -708,3 +708,81 @@ TEST(adopters_and_freers_empty_a_shared_pool_once)
         CHECK(handing.empty_events == 1 && handing.at.pool->word == 0);
     }
 }
+
+/* ---- At every point ----------------------------------------------------------------------- */
+
+static struct fixture watched;
+static enum fh_pool_event events[2]; /* of who gave up, and of who freed */
+
+static void begin_with_two_out(void)
+{
+    watched = new_fixture(1);
+    take(&watched);
+    take(&watched);
+    events[0] = events[1] = FH_POOL_NOTHING;
+}
+
+static void begin_exhausted(void)
+{
+    watched = new_fixture(1);
+    take_all(&watched);
+}
+
+static void begin_full(void)
+{
+    watched = new_full(1);
+}
+
+static void begin_almost_empty(void)
+{
+    begin_with_two_out();
+    CHECK(free_remotely(&watched) == FH_POOL_NOTHING && give_up(&watched) == FH_POOL_NOW_SHARED);
+}
+
+static void give_up_watched(void)
+{
+    events[0] = give_up(&watched);
+}
+
+static void free_watched(void)
+{
+    events[1] = free_remotely(&watched);
+}
+
+static void leave_watched(void)
+{
+    (void)fh_pool_leave_full(watched.pool, TAG, ID);
+}
+
+static void take_back_watched(void)
+{
+    struct fh_block *block = held_block(&watched);
+    if (!fh_pool_take_back(watched.pool, TAG, ID, block))
+        watched.held[watched.held_count++] = block;
+}
+
+static void adopt_watched(void)
+{
+    (void)fh_pool_adopt(watched.pool, OTHER_TAG, OTHER_ID);
+}
+
+static void check_watched(void)
+{
+    check_word(&watched, fh_word_state(watched.pool->word), fh_word_owner(watched.pool->word));
+}
+
+static void check_given_up(void)
+{
+    CHECK(events[0] == FH_POOL_NOW_SHARED && events[1] == FH_POOL_NOTHING);
+    check_watched();
+}
+
+TEST(a_free_amid_any_transition_of_the_owner_is_counted)
+{
+    at_every_point(begin_with_two_out, give_up_watched, free_watched, check_given_up);
+    at_every_point(begin_exhausted, leave_watched, free_watched, check_watched);
+    at_every_point(begin_full, take_back_watched, free_watched, check_watched);
+    at_every_point(begin_full, free_watched, take_back_watched, check_watched);
+    at_every_point(begin_almost_empty, adopt_watched, free_watched, check_watched);
+    at_every_point(begin_almost_empty, free_watched, adopt_watched, check_watched);
+}

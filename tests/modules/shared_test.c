@@ -223,3 +223,74 @@ TEST(pools_freed_while_they_are_adopted_go_back_to_their_arenas)
         check_region(fh_region_peek());
     }
 }
+
+/* ---- At every point ----------------------------------------------------------------------- */
+
+static struct lone_block watched;
+
+static void begin_in_use_with_a_stale_hint(void)
+{
+    watched = new_shared(CLASS);
+    CHECK(adopt(CLASS) == watched.pool);
+    set_stale_hint(watched.pool, CLASS);
+}
+
+static void begin_with_an_empty_word(void)
+{
+    watched = new_shared(CLASS);
+    CHECK(adopt(CLASS) == watched.pool);
+    fh_hints_set(&fh_region_peek()->hints, CLASS, 0);
+}
+
+static void begin_shared(void)
+{
+    watched = new_shared(CLASS);
+}
+
+static void adopt_watched(void)
+{
+    struct fh_pool *pool = adopt(CLASS);
+    CHECK(pool == NULL || pool == watched.pool);
+}
+
+static void give_up_watched(void)
+{
+    struct fh_heap *owner = (struct fh_heap *)(uintptr_t)watched.pool->owner;
+    fh_shared_settle(owner->region, watched.pool, fh_pool_give_up(watched.pool, owner->id));
+}
+
+static void free_watched(void)
+{
+    fh_raw_free(watched.block);
+}
+
+static void check_and_end(void)
+{
+    check_region(fh_region_peek());
+    if (watched.pool->owner != 0)
+        give_up_watched();
+    check_region(fh_region_peek());
+    if (watched.pool->word != 0)
+        free_watched();
+    CHECK(claimed_pools(fh_region_peek()) == 0);
+}
+
+TEST(a_pool_shared_amid_a_search_is_hinted_at)
+{
+    at_every_point(begin_in_use_with_a_stale_hint, adopt_watched, give_up_watched, check_and_end);
+    at_every_point(begin_with_an_empty_word, adopt_watched, give_up_watched, check_and_end);
+}
+
+static void check_freed(void)
+{
+    if (watched.pool->owner != 0)
+        give_up_watched();
+    CHECK(watched.pool->word == 0 && claimed_pools(fh_region_peek()) == 0);
+    check_region(fh_region_peek());
+}
+
+TEST(a_last_block_freed_amid_an_adoption_is_not_lost)
+{
+    at_every_point(begin_shared, adopt_watched, free_watched, check_freed);
+    at_every_point(begin_shared, free_watched, adopt_watched, check_freed);
+}

@@ -1,27 +1,24 @@
 /* SPDX-License-Identifier: MIT */
-/* Scenarios that are wrong on purpose: small protocols with the well-known mistakes, and misuse of the
- * library that the checks must see. `explore --broken` passes if each is found out, and its schedule
- * fails again. */
+/* Scenarios that are wrong on purpose: small protocols with the well-known mistakes, and misuse of
+ * the library that the checks must see. `explore --broken` passes if each is found out, and its
+ * schedule fails again. */
 #include "sched.h"
 
 #include "arena.h"
 #include "atomic.h"
 #include "freehold.h"
+#include "os.h"
 
-/* Variables of the protocols; reset by whoever starts a schedule, since the machine does not know
- * them: each program begins with a step, so the first to run is the first to pass here. */
-static uint64_t words[8];
-static uint64_t found[4];
+/* The protocols' variables, in memory that starts afresh with each schedule. */
+static uint64_t *words;
 
-static void clear_words(void)
+static void map_words(void)
 {
-    for (unsigned i = 0; i < 8; i++)
-        words[i] = 0;
-    for (unsigned i = 0; i < 4; i++)
-        found[i] = 0;
+    words = fh_os_map(4096);
 }
 
-/* ---- A lost update ---------------------------------------------------------------------------- */
+/* ---- A lost update ----------------------------------------------------------------------------
+ */
 
 static void increment(void)
 {
@@ -31,64 +28,65 @@ static void increment(void)
 
 static void check_two(void)
 {
-    uint64_t value = words[0];
-    clear_words();
-    CHECK(value == 2);
+    CHECK(words[0] == 2);
 }
 
-SCENARIO(broken_lost_update, .program = {increment, increment}, .check = check_two,
-         .found = "value == 2");
+SCENARIO(broken_lost_update, .setup = map_words, .program = {increment, increment},
+         .check = check_two, .found = "words[0] == 2");
 
-/* A handler between the two halves. */
-static void handle_increment(void)
+static void check_one_or_two(void)
+{
+    CHECK(words[0] == 2 || words[1] == 0);
+}
+
+static void increment_and_note(void)
 {
     increment();
+    words[1] = 1;
 }
 
 static void nothing(void)
 {
 }
 
-SCENARIO(broken_handler, .program = {increment, nothing}, .handler = handle_increment,
-         .check = check_two, .found = "value == 2");
+SCENARIO(broken_handler, .setup = map_words, .program = {increment, nothing},
+         .handler = increment_and_note, .check = check_one_or_two, .found = "words[0] == 2");
 
-/* ---- A bug that takes two preemptions --------------------------------------------------------- */
+/* ---- A bug that takes two preemptions ---------------------------------------------------------
+ */
 
-static void twice_0(void)
+static void count_up(void)
 {
     fh_store_relaxed_u64(&words[0], 1);
     fh_store_relaxed_u64(&words[0], 2);
     fh_store_relaxed_u64(&words[0], 0);
 }
 
-static void twice_1(void)
+static void look_twice(void)
 {
     uint64_t first = fh_load_relaxed_u64(&words[0]);
     uint64_t second = fh_load_relaxed_u64(&words[0]);
-    found[0] = first == 1 && second == 2;
+    words[1] = first == 1 && second == 2;
 }
 
 static void check_not_both(void)
 {
-    bool both = found[0] != 0;
-    clear_words();
+    bool both = words[1] != 0;
     CHECK(!both);
 }
 
-SCENARIO(broken_two_preemptions, .program = {twice_0, twice_1}, .check = check_not_both,
-         .found = "!both");
+SCENARIO(broken_two_preemptions, .setup = map_words, .program = {count_up, look_twice},
+         .check = check_not_both, .found = "!both");
 
-/* ---- A stack whose pop believes an old link (ABA) --------------------------------------------- */
+/* ---- A stack whose pop believes an old link (ABA) ---------------------------------------------
+ */
 
-/* words[0] is the head; words[n] is what is below n. Blocks 1 and 2 are on it at first. */
+/* words[0] is the head, words[n] what is below n; words[4] and on say who popped what. */
 static void fill_stack(void)
 {
-    if (fh_load_relaxed_u64(&words[3]) == 0) {
-        words[0] = 1;
-        words[1] = 2;
-        words[2] = 0;
-        words[3] = 1;
-    }
+    map_words();
+    words[0] = 1;
+    words[1] = 2;
 }
 
 static uint64_t pop(void)
@@ -113,35 +111,33 @@ static void push(uint64_t block)
 
 static void pop_two(void)
 {
-    fill_stack();
-    found[0] = pop();
-    found[1] = pop();
+    words[4] = pop();
+    words[5] = pop();
 }
 
 static void pop_two_push_one(void)
 {
-    fill_stack();
     uint64_t block = pop();
-    found[2] = pop();
+    words[6] = pop();
     if (block != 0)
         push(block);
 }
 
 static void check_distinct(void)
 {
-    bool twice = found[2] != 0 && (found[0] == found[2] || found[1] == found[2]);
-    clear_words();
+    bool twice = words[6] != 0 && (words[4] == words[6] || words[5] == words[6]);
     CHECK(!twice);
 }
 
-SCENARIO(broken_old_link, .program = {pop_two, pop_two_push_one}, .check = check_distinct,
-         .found = "!twice");
+SCENARIO(broken_old_link, .setup = fill_stack, .program = {pop_two, pop_two_push_one},
+         .check = check_distinct, .found = "!twice");
 
-/* ---- A hint that is cleared without a second look --------------------------------------------- */
+/* ---- A hint that is cleared without a second look ---------------------------------------------
+ */
 
 static void clear_hint(void)
 {
-    if (fh_load_relaxed_u64(&words[0]) == 0) /* the thing is not there … */
+    if (fh_load_relaxed_u64(&words[0]) == 0) /* there is nothing to hint at … */
         (void)fh_fetch_and_seq_cst_u64(&words[1], 0);
 }
 
@@ -153,15 +149,15 @@ static void set_hint(void)
 
 static void check_hinted(void)
 {
-    bool hinted = words[0] == 0 || words[1] == 1;
-    clear_words();
+    bool hinted = words[1] == 1;
     CHECK(hinted);
 }
 
-SCENARIO(broken_hint, .program = {clear_hint, set_hint}, .check = check_hinted,
+SCENARIO(broken_hint, .setup = map_words, .program = {clear_hint, set_hint}, .check = check_hinted,
          .found = "hinted");
 
-/* ---- A lock ----------------------------------------------------------------------------------- */
+/* ---- A lock -----------------------------------------------------------------------------------
+ */
 
 static void with_lock(void)
 {
@@ -171,9 +167,31 @@ static void with_lock(void)
     fh_store_release_u64(&words[0], 0);
 }
 
-SCENARIO(broken_lock, .program = {with_lock, with_lock}, .found = "waits for another");
+SCENARIO(broken_lock, .setup = map_words, .program = {with_lock, with_lock},
+         .found = "waits for another");
 
-/* ---- Misuse that the checks must see ---------------------------------------------------------- */
+/* A step that only the thread itself can take, and that others count on: fails if it never comes
+ * back, and in no other case. */
+static void half_done(void)
+{
+    fh_store_relaxed_u64(&words[0], 1);
+    fh_store_relaxed_u64(&words[0], 0);
+}
+
+static void count_on_it(void)
+{
+    for (int tries = 0; tries < 100; tries++)
+        if (fh_load_relaxed_u64(&words[0]) == 0)
+            return;
+    if (machine_froze())
+        fail("a frozen thread is in the way");
+}
+
+SCENARIO(broken_when_frozen, .setup = map_words, .program = {half_done, count_on_it},
+         .found = "a frozen thread is in the way");
+
+/* ---- Misuse that the checks must see ----------------------------------------------------------
+ */
 
 static void some_blocks(void)
 {
@@ -219,11 +237,13 @@ SCENARIO(broken_double_free, .setup = take_a_block,
          .program = {free_it_and_again, free_it_and_again}, .found = "broken_double_free:");
 
 /* Writes to a block after it was freed, when another thread may have it. */
+static uint64_t anything;
+
 static void write_late(void)
 {
     char *block = fh_raw_malloc(BLOCK_BYTES);
     fh_raw_free(block);
-    (void)fh_load_relaxed_u64(&words[0]);
+    (void)fh_load_relaxed_u64(&anything);
     block[BLOCK_BYTES - 8] ^= 1;
 }
 

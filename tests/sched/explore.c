@@ -3,10 +3,11 @@
  *
  *     explore [OPTION...] [SCENARIO...]           every scenario, or those named
  *     explore --replay SCENARIO SCHEDULE          one schedule, telling each step
- *     explore --list | --broken                   the names; or: scenarios wrong on purpose are found out
+ *     explore --list                              their names
+ *     explore --broken                            find out those that are wrong on purpose
  *
  *     --preemptions N   the bound of the depth-first search (2)
- *     --schedules N     at most so many of each kind of search (20000); 0: no limit
+ *     --schedules N     at most so many depth first (8000), an eighth at random; 0: no limit
  *     --seed N          of the random schedules (1)
  *     --every-step      preempt anywhere, not only where another thread uses the same address
  *
@@ -17,8 +18,9 @@
  *   random        each thread has a random priority, which sinks at a few random steps (PCT)
  *   random, with a freeze
  *
- * A schedule is written as `step:what` for each step at which something else than going on was chosen:
- * a thread's number, `s` for a signal, `f` and a number (or `-`) for a freeze and who goes on.
+ * A schedule is written as `step:what` for each step at which something else than going on was
+ * chosen: a thread's number, `s` for a signal, `f` and a number (or `-`) for a freeze and who goes
+ * on.
  */
 #include "sched.h"
 
@@ -52,7 +54,7 @@ static struct {
     uint64_t schedules;
     uint64_t seed;
     bool every_step;
-} options = {.preemptions = 2, .schedules = 20000, .seed = 1};
+} options = {.preemptions = 2, .schedules = 8000, .seed = 1};
 
 void scenario_add(const struct scenario *scenario)
 {
@@ -61,7 +63,8 @@ void scenario_add(const struct scenario *scenario)
     scenarios[scenario_count++] = scenario;
 }
 
-/* ---- The schedule of this run ----------------------------------------------------------------- */
+/* ---- The schedule of this run -----------------------------------------------------------------
+ */
 
 static enum mode { DEPTH_FIRST, RANDOM, REPLAY } mode;
 
@@ -118,7 +121,8 @@ static void spend(const struct situation *situation, struct choice choice)
         run.preemptions--;
 }
 
-/* ---- Where a preemption can matter ------------------------------------------------------------ */
+/* ---- Where a preemption can matter ------------------------------------------------------------
+ */
 
 /* Which threads read and write an address. A switch right before an access that no other thread
  * interferes with does nothing that a switch before the next access does not do. Learned by random
@@ -128,7 +132,7 @@ enum { ADDRESSES = 4096 };
 
 static struct address {
     const void *at;
-    uint8_t readers, writers;         /* as bits */
+    uint8_t readers, writers;             /* as bits */
     uint8_t known_readers, known_writers; /* the same, when this search began */
 } addresses[ADDRESSES];
 static bool learned;
@@ -172,7 +176,8 @@ static void use_what_was_learned(void)
     learned = false;
 }
 
-/* ---- Depth first ------------------------------------------------------------------------------ */
+/* ---- Depth first ------------------------------------------------------------------------------
+ */
 
 /* The choices where there was one, and how many there were. */
 static struct {
@@ -208,7 +213,8 @@ static bool next_path(void)
     return true;
 }
 
-/* ---- Random ----------------------------------------------------------------------------------- */
+/* ---- Random -----------------------------------------------------------------------------------
+ */
 
 static uint64_t random_state;
 
@@ -277,7 +283,8 @@ static struct choice choose_random(const struct situation *situation)
     return situation->choices[0];
 }
 
-/* ---- Replay ----------------------------------------------------------------------------------- */
+/* ---- Replay -----------------------------------------------------------------------------------
+ */
 
 static const char *script;
 
@@ -291,8 +298,7 @@ static void tell_step(const struct situation *situation, struct choice choice)
     const char *operation = situation->operation == NULL ? "(ends)" : situation->operation;
     if (strncmp(operation, "fh_", 3) == 0)
         operation += 3;
-    if (machine_thread() < THREADS_MAX &&
-        (choice.kind != GO_ON || strcmp(operation, "block") != 0))
+    if (machine_thread() < THREADS_MAX && (choice.kind != GO_ON || strcmp(operation, "block") != 0))
         printf("%5u  thread %d  %-22s %s\n", run.step, machine_thread(), operation, name);
     if (choice.kind == SIGNAL)
         printf("       ---- signal\n");
@@ -334,7 +340,8 @@ static struct choice choose_by_script(const struct situation *situation)
     return choice;
 }
 
-/* ---- Running ---------------------------------------------------------------------------------- */
+/* ---- Running ----------------------------------------------------------------------------------
+ */
 
 static volatile uint64_t ticks; /* changes while anything goes on */
 
@@ -434,7 +441,8 @@ static struct result search_random(uint64_t schedules, unsigned freezes)
     return result;
 }
 
-/* ---- Telling ---------------------------------------------------------------------------------- */
+/* ---- Telling ----------------------------------------------------------------------------------
+ */
 
 void fail(const char *format, ...)
 {
@@ -500,7 +508,7 @@ static void explore(const struct scenario *scenario)
 {
     double start = now_seconds();
     machine_prepare(scenario);
-    uint64_t random = options.schedules == 0 ? UNLIMITED_RANDOM : options.schedules / 2;
+    uint64_t random = options.schedules == 0 ? UNLIMITED_RANDOM : options.schedules / 8;
     struct result results[] = {
         search_random(LEARNING_SCHEDULES, 0),
         search_depth_first(options.preemptions, 0),
@@ -530,7 +538,8 @@ static void replay(const struct scenario *scenario, const char *schedule)
     printf("%s: nothing is wrong with this schedule\n", scenario->name);
 }
 
-/* ---- Scenarios in processes of their own ------------------------------------------------------ */
+/* ---- Scenarios in processes of their own ------------------------------------------------------
+ */
 
 static const struct scenario *scenario_named(const char *name)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The two files of the library that keep state in static variables, with a door to it: each schedule
- * starts from the same state. The system's thread keys are those of the logical threads. */
+/* The two files of the library that keep state in static variables, with a door to it: each
+ * schedule starts from the same state. The system's thread keys are those of the logical threads.
+ */
 #define pthread_key_create  sched_key_create
 #define pthread_key_delete  sched_key_delete
 #define pthread_setspecific sched_setspecific

@@ -2,8 +2,8 @@
 /* Logical threads, and the system below the library: memory, a clock, thread keys.
  *
  * All that a schedule changes is in `memory` (what the library mapped), `now` and the library's own
- * variables (library.c), and goes back to what setup left. The library tells which pages it begins to
- * use (fh_os_show_in_core), so only these are copied; that it touches no others is checked too.
+ * variables (library.c), and goes back to what setup left. The library tells which pages it begins
+ * to use (fh_os_show_in_core), so only these are copied; that it touches no others is checked too.
  */
 #include "sched.h"
 
@@ -65,7 +65,8 @@ static unsigned steps;
 
 const struct scenario *scenario_now;
 
-/* ---- Switching -------------------------------------------------------------------------------- */
+/* ---- Switching --------------------------------------------------------------------------------
+ */
 
 static void run_program(void);
 
@@ -105,7 +106,8 @@ static void make_context(int thread)
     makecontext(&contexts[thread].start, run_program, 0);
 }
 
-/* ---- Steps ------------------------------------------------------------------------------------ */
+/* ---- Steps ------------------------------------------------------------------------------------
+ */
 
 static bool can_run(int thread)
 {
@@ -231,19 +233,12 @@ void machine_run(void)
     running = false;
 }
 
-/* ---- Threads ---------------------------------------------------------------------------------- */
+/* ---- Threads ----------------------------------------------------------------------------------
+ */
 
 int machine_thread(void)
 {
     return current;
-}
-
-int machine_threads(void)
-{
-    int threads = 0;
-    while (threads < THREADS_MAX && scenario_now->program[threads] != NULL)
-        threads++;
-    return threads;
 }
 
 bool machine_froze(void)
@@ -331,7 +326,8 @@ int sched_setspecific(pthread_key_t key, const void *value)
     return 0;
 }
 
-/* ---- Starting afresh -------------------------------------------------------------------------- */
+/* ---- Starting afresh --------------------------------------------------------------------------
+ */
 
 static char *page_at(size_t page)
 {
@@ -398,7 +394,8 @@ void machine_check_untouched(void)
                     fail("page %zu was written to and never shown", page);
 }
 
-/* ---- The system ------------------------------------------------------------------------------- */
+/* ---- The system -------------------------------------------------------------------------------
+ */
 
 static size_t page_of(const void *start)
 {
@@ -498,7 +495,8 @@ size_t fh_os_address_space_limit_bytes(void)
     return scenario_now->limit_bytes == 0 ? LIMIT_BYTES : scenario_now->limit_bytes;
 }
 
-/* ---- Names for addresses ---------------------------------------------------------------------- */
+/* ---- Names for addresses ----------------------------------------------------------------------
+ */
 
 static bool within(const void *address, const void *start, size_t bytes, size_t *offset)
 {
@@ -549,7 +547,8 @@ void machine_describe(const void *address, char *text, size_t text_bytes)
     else if (within(address, region->descriptors,
                     (size_t)region->arenas_max * FH_ARENA_POOLS * FH_DESCRIPTOR_BYTES, &offset))
         snprintf(text, text_bytes, "pool %zu word", offset / FH_DESCRIPTOR_BYTES);
-    else if (within(address, region->hints.level[2], fh_hints_bytes(region->hints.members), &offset))
+    else if (within(address, region->hints.level[2], fh_hints_bytes(region->hints.members),
+                    &offset))
         describe_hint(&region->hints, offset / sizeof(uint64_t), text, text_bytes);
     else if (within(address, region, sizeof *region, &offset))
         snprintf(text, text_bytes, "region + %zu", offset);

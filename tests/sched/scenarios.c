@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* What the threads do. Each scenario brings one kind of meeting about, in few steps, so that all ways
- * it can go are run. Slots below 40 are the programs'. */
+/* What the threads do. Each scenario brings one kind of meeting about, in few steps, so that all
+ * ways it can go are run. Slots below 40 are the programs'. */
 #include "sched.h"
+
+#include "bits.h"
+#include "hints.h"
+#include "os.h"
 
 enum { OTHER_BYTES = BLOCK_BYTES / 2, THRESHOLD = POOL_BLOCKS / 8 > 1 ? POOL_BLOCKS / 8 : 1 };
 
@@ -29,7 +33,8 @@ static void shared_pool(void)
     be_thread(0);
 }
 
-/* ---- Blocks of one pool ----------------------------------------------------------------------- */
+/* ---- Blocks of one pool -----------------------------------------------------------------------
+ */
 
 static void owner_0(void)
 {
@@ -63,7 +68,6 @@ static void full_1(void)
 {
     give_all(POOL_BLOCKS / 2, POOL_BLOCKS);
 }
-
 
 static void elsewhere_full_pool(void)
 {
@@ -144,7 +148,8 @@ SCENARIO(blocks_go_round, .program = {producer, consumer});
 SCENARIO(blocks_go_round_three, .setup = full_pool,
          .program = {producer, consumer, second_consumer});
 
-/* ---- Hints at shared pools -------------------------------------------------------------------- */
+/* ---- Hints at shared pools --------------------------------------------------------------------
+ */
 
 /* The pool's last block goes, and it comes back as one of another class, shared as well. */
 static void reuser(void)
@@ -187,7 +192,8 @@ static void sharer(void)
 SCENARIO(last_hint_goes_as_another_comes, .setup = neighbours, .program = {sharer, adopter});
 SCENARIO(two_look_for_two, .setup = neighbours, .program = {second_adopter, adopter, sharer});
 
-/* ---- Threads come and go ---------------------------------------------------------------------- */
+/* ---- Threads come and go ----------------------------------------------------------------------
+ */
 
 static void leaver(void)
 {
@@ -257,7 +263,49 @@ static void first_1(void)
 SCENARIO(first_use, .program = {first_0, first_1});
 SCENARIO(first_use_reserved, .program = {first_0, first_1}, .reserves = true);
 
-/* ---- Runs of pools ---------------------------------------------------------------------------- */
+/* ---- Sets of hints alone, as large as in a long-lived program -------------------------------- */
+
+enum { MEMBERS = 2 * 64 * 64, HINT_SET = FH_HINTS_ROOM };
+
+static struct fh_hints set_of_hints;
+
+/* Members 5000 and 5100, in different words of the lowest level and one of the middle level. */
+static void two_hints(void)
+{
+    fh_hints_place(&set_of_hints, fh_os_map(fh_round_up(fh_hints_bytes(MEMBERS), 4096)), MEMBERS);
+    fh_hints_set(&set_of_hints, HINT_SET, 5000);
+    fh_hints_set(&set_of_hints, HINT_SET, 5100);
+}
+
+static void clear_first(void)
+{
+    (void)fh_hints_clear(&set_of_hints, HINT_SET, 5000);
+}
+
+static void clear_second(void)
+{
+    (void)fh_hints_clear(&set_of_hints, HINT_SET, 5100);
+}
+
+static void set_beside_first(void)
+{
+    fh_hints_set(&set_of_hints, HINT_SET, 5001);
+}
+
+static void check_beside_first(void)
+{
+    uint32_t highest = fh_hints_has(&set_of_hints, HINT_SET, 5100) ? 5100 : 5001;
+    CHECK(fh_hints_next(&set_of_hints, HINT_SET, 0) == 5001);
+    CHECK(fh_hints_previous(&set_of_hints, HINT_SET, MEMBERS) == highest);
+}
+
+SCENARIO(hint_set_as_others_clear, .setup = two_hints,
+         .program = {clear_first, set_beside_first, clear_second}, .check = check_beside_first);
+SCENARIO(hint_set_as_one_clears, .setup = two_hints, .program = {clear_first, set_beside_first},
+         .check = check_beside_first);
+
+/* ---- Runs of pools ----------------------------------------------------------------------------
+ */
 
 static void some_arenas(void)
 {
@@ -338,10 +386,33 @@ static void one_huge(void)
 static void huge_grows(void)
 {
     resize(0, 3 * FH_ARENA_BYTES);
+    resize(0, 3 * FH_ARENA_BYTES - FH_POOL_BYTES);
     resize(0, 2 * FH_ARENA_BYTES);
+    give(0);
+}
+
+/* In arenas nobody has touched before. */
+static void fresh_huge(void)
+{
+    take(0, 2 * FH_ARENA_BYTES);
+}
+
+static void huge_shrinks(void)
+{
+    resize(0, 2 * FH_ARENA_BYTES - FH_POOL_BYTES);
+    give(0);
+}
+
+static void huge_zeroed(void)
+{
+    take(1, FH_ARENA_BYTES);
+    take_zeroed(2, FH_POOL_BYTES);
+    take_zeroed(3, FH_POOL_BYTES);
 }
 
 SCENARIO(huge_grows_and_shrinks, .setup = one_huge, .program = {huge_grows, huge_1});
+SCENARIO(huge_shrinks_in_its_last_arena, .setup = fresh_huge,
+         .program = {huge_shrinks, huge_zeroed});
 
 static void nearly_all(void)
 {
@@ -352,7 +423,8 @@ SCENARIO(extra_arenas, .setup = nearly_all, .program = {huge_0, huge_1});
 SCENARIO(memory_is_short, .setup = nearly_all, .program = {huge_0, huge_1, one_pool},
          .reserves = true, .may_fail = true);
 
-/* ---- Purges ----------------------------------------------------------------------------------- */
+/* ---- Purges -----------------------------------------------------------------------------------
+ */
 
 static void dirty_pools(void)
 {
@@ -400,7 +472,8 @@ static void zeroed_blocks(void)
 
 SCENARIO(zeroed_blocks_in_purged_pools, .setup = dirty_pools, .program = {trimmer, zeroed_blocks});
 
-/* ---- Signal handlers that allocate and free --------------------------------------------------- */
+/* ---- Signal handlers that allocate and free ---------------------------------------------------
+ */
 
 static void ready_pool(void)
 {
@@ -428,7 +501,27 @@ static void give_2(void)
     give(2);
 }
 
+/* All but one of a pool's blocks. */
+static void nearly_used_up(void)
+{
+    take_all(0, POOL_BLOCKS - 1, BLOCK_BYTES);
+}
+
+static void use_it_up(void)
+{
+    take_all(25, 28, BLOCK_BYTES);
+}
+
+static void give_to_current(void)
+{
+    give(0);
+    take(20, BLOCK_BYTES);
+    give(1);
+}
+
 SCENARIO(handler, .setup = ready_pool, .program = {take_and_give, give_2}, .handler = handle);
+SCENARIO(handler_uses_the_pool_up, .setup = nearly_used_up, .program = {give_to_current, give_2},
+         .handler = use_it_up);
 SCENARIO(handler_and_full_pool, .setup = full_pool, .program = {back_0, give_2}, .handler = handle);
 SCENARIO(handler_at_first_use, .program = {first_0, first_1}, .handler = handle);
 SCENARIO(handler_in_exit, .setup = ready_pool, .program = {leaver_and_late_calls, give_2},

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /* The allocator's own code under a scheduler that decides every switch.
  *
- * A scenario is a short program for each of two or three logical threads. Each is a context with a stack
- * and a heap pointer of its own, inside one real thread: before every atomic operation the library calls
- * fh_sched_point(), and there, and nowhere else, another may go on. So an execution is determined by its
- * schedule, the list of what was chosen otherwise than to go on, and can be repeated.
+ * A scenario is a short program for each of two or three logical threads. Each is a context with a
+ * stack and a heap pointer of its own, inside one real thread: before every atomic operation the
+ * library calls fh_sched_point(), and there, and nowhere else, another may go on. So an execution
+ * is determined by its schedule, the list of what was chosen otherwise than to go on, and can be
+ * repeated.
  *
  *     explore.c   which schedules are run, and how a failing one is told
  *     machine.c   logical threads, signals, memory and a clock that start afresh for each schedule
- *     check.c     what must hold: while a schedule runs, at its end, and when everything was given back
- *     scenarios.c what the threads do
- *     broken.c    scenarios that are wrong on purpose: each must be found out
+ *     check.c     what must hold: while a schedule runs, at its end, and when everything was given
+ * back scenarios.c what the threads do broken.c    scenarios that are wrong on purpose: each must
+ * be found out
  *
- * What is explored is every interleaving of whole atomic operations (sequential consistency) up to a
- * bound; orders that are too weak are for ThreadSanitizer and the models.
+ * What is explored is every interleaving of whole atomic operations (sequential consistency) up to
+ * a bound; orders that are too weak are for ThreadSanitizer and the models.
  */
 #ifndef SCHED_H
 #define SCHED_H
@@ -29,7 +30,8 @@ enum { THREADS_MAX = 3, SLOTS = 64, STEPS_MAX = 20000 };
 /* Blocks of which POOL_BLOCKS fill a pool. */
 enum { POOL_BLOCKS = FH_POOL_BLOCKS_MAX, BLOCK_BYTES = FH_POOL_BYTES / POOL_BLOCKS };
 
-/* ---- Scenarios -------------------------------------------------------------------------------- */
+/* ---- Scenarios --------------------------------------------------------------------------------
+ */
 
 struct scenario {
     const char *name;
@@ -37,10 +39,10 @@ struct scenario {
     void (*program[THREADS_MAX])(void); /* NULL: no such thread */
     void (*handler)(void);              /* of a signal that interrupts thread 0 once, anywhere */
     void (*check)(void);                /* at the end of each schedule in which nobody was frozen */
-    size_t limit_bytes;                 /* of address space; 0: eight arenas and room for extra ones */
-    bool reserves;                      /* writable reservations are refused */
-    bool may_fail;                      /* memory may be short */
-    const char *found;                  /* broken on purpose: what must be said of it */
+    size_t limit_bytes; /* of address space; 0: eight arenas and room for extra ones */
+    bool reserves;      /* writable reservations are refused */
+    bool may_fail;      /* memory may be short */
+    const char *found;  /* broken on purpose: what must be said of it */
 };
 
 #define SCENARIO(identifier, ...)                                                                  \
@@ -57,10 +59,11 @@ extern const struct scenario *scenario_now;
 /* For setup: be another logical thread from here on. */
 void be_thread(int thread);
 
-/* ---- What programs do ------------------------------------------------------------------------- */
+/* ---- What programs do -------------------------------------------------------------------------
+ */
 
-/* Blocks are known by slots, so that threads can pass them on. A slot that is empty is given in vain,
- * so that a program may free what another one may or may not have taken yet. */
+/* Blocks are known by slots, so that threads can pass them on. A slot that is empty is given in
+ * vain, so that a program may free what another one may or may not have taken yet. */
 void take(int slot, size_t bytes);
 void take_zeroed(int slot, size_t bytes);
 void take_aligned(int slot, size_t alignment, size_t bytes);
@@ -75,7 +78,8 @@ void exit_thread(void);    /* as a thread's end does; later calls are those of o
 void start_thread(void);   /* after exit_thread(): another one, in the same context */
 void pass_ms(uint32_t ms); /* on the clock, for everybody */
 
-/* ---- The machine (machine.c) ------------------------------------------------------------------ */
+/* ---- The machine (machine.c) ------------------------------------------------------------------
+ */
 
 enum choice_kind { GO_ON, SWITCH, SIGNAL, FREEZE };
 
@@ -88,18 +92,17 @@ struct choice {
 struct situation {
     struct choice choices[2 * THREADS_MAX + 2];
     unsigned count;
-    const void *at;        /* what is to be accessed; NULL: a thread has ended, or a mere instruction */
+    const void *at; /* what is to be accessed; NULL: a thread has ended, or a mere instruction */
     const char *operation; /* NULL: a thread has ended, or is to be the first */
 };
 
 void machine_prepare(const struct scenario *scenario); /* fresh memory, setup */
 void machine_reset(void);                              /* as after setup */
-void machine_run(void);                                /* one schedule, by choices of explorer_choose() */
+void machine_run(void);             /* one schedule, by choices of explorer_choose() */
 void machine_check_untouched(void); /* nothing outside what was said to be in use was written */
-void machine_end_threads(void);     /* those that have not ended themselves end, one after the other */
+void machine_end_threads(void); /* those that have not ended themselves end, one after the other */
 
 int machine_thread(void); /* who runs; THREADS_MAX: nobody, it is the test itself */
-int machine_threads(void);
 bool machine_froze(void);
 unsigned machine_steps(void);
 bool machine_holds_heap(uint32_t id); /* does a logical thread hold it? */
@@ -110,7 +113,8 @@ void machine_count_steps(void);
 
 void machine_describe(const void *address, char *text, size_t text_bytes);
 
-/* ---- The explorer (explore.c) ----------------------------------------------------------------- */
+/* ---- The explorer (explore.c) -----------------------------------------------------------------
+ */
 
 struct choice explorer_choose(const struct situation *situation);
 void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
@@ -118,12 +122,14 @@ void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)
 #define CHECK(condition)                                                                           \
     ((condition) ? (void)0 : fail("%s:%d: %s", __FILE_NAME__, __LINE__, #condition))
 
-/* ---- Checks (check.c) ------------------------------------------------------------------------- */
+/* ---- Checks (check.c) -------------------------------------------------------------------------
+ */
 
-void check_reset(void);     /* forget all blocks */
-void check_save(void);      /* remember them as they are after setup */
+void check_reset(void); /* forget all blocks */
+void check_save(void);  /* remember them as they are after setup */
 void check_restore(void);
-void check_end(void);       /* everybody is done, nobody was frozen; gives everything back */
-void check_survivors(void); /* somebody was frozen: the blocks are intact, and a newcomer can work */
+void check_end(void); /* everybody is done, nobody was frozen; gives everything back */
+void check_survivors(
+    void); /* somebody was frozen: the blocks are intact, and a newcomer can work */
 
 #endif
