@@ -30,8 +30,8 @@ char *fh_arena_pool_address(const struct fh_region *region, size_t pool_index)
  * putting them back on every call would make one cache line everybody's. Who finds one stale takes
  * it away. */
 
-/* The arena was found full (ROOM) or in use (EMPTY). [arena-hint] seq_cst: the hint is cleared before
- * the word is read again, and after_release() writes the word before it reads the hint. */
+/* The arena was found full (ROOM) or in use (EMPTY). [arena-hint] seq_cst: the hint is cleared
+ * before the word is read again, and after_release() writes the word before it reads the hint. */
 static void forget(struct fh_region *region, unsigned set, uint32_t index, uint64_t at_most)
 {
     (void)fh_hints_clear(&region->hints, set, index);
