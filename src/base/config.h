@@ -20,6 +20,7 @@ enum {
     /* What carving touches at a time. The kernel's page may be larger; then a carve simply stays
      * inside it. */
     FH_CARVE_BYTES = 4096,
+    FH_CARVE_BLOCKS_MIN = 4, /* but so many at least: only their first words are touched */
 };
 
 /* 1 TiB of address space; the sanitizers shadow every byte of it, and get 16 GiB. */

@@ -58,12 +58,13 @@ void fh_pool_end(struct fh_pool *pool)
 /* ---- The owner's lists ------------------------------------------------------------------------
  */
 
-/* How many blocks starting at `address` begin before the next multiple of FH_CARVE_BYTES; at least
- * one. */
-static uint32_t blocks_in_page(uintptr_t address, uint32_t block_bytes)
+/* How many blocks to cut from `address` on: those that begin before the next multiple of
+ * FH_CARVE_BYTES. Some of the large ones too, or each malloc of such a block would cut one. */
+static uint32_t blocks_to_carve(uintptr_t address, uint32_t block_bytes)
 {
     uint32_t bytes = FH_CARVE_BYTES - (uint32_t)(address % FH_CARVE_BYTES);
-    return (bytes + block_bytes - 1) / block_bytes;
+    uint32_t blocks = (bytes + block_bytes - 1) / block_bytes;
+    return blocks < FH_CARVE_BLOCKS_MIN ? FH_CARVE_BLOCKS_MIN : blocks;
 }
 
 struct fh_block *fh_pool_carve(struct fh_pool *pool)
@@ -74,7 +75,7 @@ struct fh_block *fh_pool_carve(struct fh_pool *pool)
         return NULL;
     uint32_t block_bytes = pool->block_bytes;
     char *first = (char *)pool->origin + FH_BLOCK_ALIGN_BYTES + (size_t)carved * block_bytes;
-    uint32_t count = blocks_in_page((uintptr_t)first, block_bytes);
+    uint32_t count = blocks_to_carve((uintptr_t)first, block_bytes);
     count = count < left ? count : left;
     char *last = first + (size_t)(count - 1) * block_bytes;
     for (char *at = first; at < last; at += block_bytes)

@@ -468,6 +468,20 @@ static bool goes_on(void)
     return stepping.on;
 }
 
+/* `rep movsb` and `rep stosb` trap for each byte. When the first has trapped, do all the others but
+ * one here: libc copies and clears large blocks so. */
+static void hurry(greg_t *registers)
+{
+    const unsigned char *code = (const unsigned char *)registers[REG_RIP];
+    bool copies = code[0] == 0xF3 && code[1] == 0xA4;
+    bool clears = code[0] == 0xF3 && code[1] == 0xAA;
+    while ((copies || clears) && registers[REG_RCX] > 1) {
+        char *to = (char *)registers[REG_RDI]++;
+        *to = copies ? *(const char *)registers[REG_RSI]++ : (char)registers[REG_RAX];
+        registers[REG_RCX]--;
+    }
+}
+
 static void trap(int signal_number, siginfo_t *info, void *context)
 {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
@@ -475,13 +489,13 @@ static void trap(int signal_number, siginfo_t *info, void *context)
     int kept_errno = errno;
     (void)signal_number;
     (void)info;
-    if (stepping.on && address != stepping.last) { /* a repeated instruction traps each time */
-        stepping.last = address;
-        if (stepping.depth == 0)
-            look_at(address);
-        else
-            look_again_at(address);
-    }
+    if (stepping.on && address == stepping.last)
+        hurry(registers);
+    else if (stepping.on && stepping.depth == 0)
+        look_at(address);
+    else if (stepping.on)
+        look_again_at(address);
+    stepping.last = address;
     if (!goes_on())
         registers[REG_EFL] &= ~(greg_t)TRAP_FLAG;
     errno = kept_errno;

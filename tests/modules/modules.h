@@ -70,8 +70,8 @@ void elsewhere(void (*run)(void *argument), void *argument);
 
 /* Do `during`, and before its first atomic operation all of `meanwhile`, as if another thread had
  * run just then; then the same with the second operation, and so on, and at last after all. `begin`
- * comes before each, `check` after it. Needs FH_ATOMICS=sched; in other builds the test is skipped.
- */
+ * comes before each, `check` after it. Without FH_ATOMICS=sched only: `meanwhile` before it and
+ * after it. */
 void at_every_point(void (*begin)(void), void (*during)(void), void (*meanwhile)(void),
                     void (*check)(void));
 
