@@ -136,6 +136,7 @@ FH_ALWAYS_INLINE void *fh_heap_take(struct fh_heap *heap, size_t class_index)
     if (FH_UNLIKELY(block == NULL))
         return fh_heap_refill(heap, (unsigned)class_index);
     heap->ready[class_index] = block->next;
+    __builtin_prefetch(block->next, 1); /* the next malloc pops it, and its caller writes to it */
     fh_heap_set_idle(heap);
     return block;
 }
