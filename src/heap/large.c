@@ -6,6 +6,7 @@
 #include "os.h"
 #include "shared.h"
 #include "spare.h"
+#include "thread.h"
 
 enum {
     USABLE_STEP_BYTES = 4096
@@ -46,16 +47,22 @@ static void describe_resized(struct fh_pool *pool, enum fh_pool_kind kind, uint3
         fh_store_own_u32(&pool->pools, touched);
 }
 
-/* In the thread's own heap, if it is idle. */
+/* A heap for a claim: the thread's own if it is idle, or made now, as a thread may have only large
+ * blocks; NULL inside a handler. */
+static struct fh_heap *heap_for_claim(void)
+{
+    struct fh_heap *heap = fh_heap_of_thread();
+    return fh_heap_is_busy(heap) && heap != &fh_heap_none ? NULL : fh_heap_enter();
+}
+
 static bool claim_pools(struct fh_region *region, unsigned pools, unsigned align_pools,
                         struct fh_run *run)
 {
-    struct fh_heap *heap = fh_heap_of_thread();
-    if (fh_heap_is_busy(heap))
+    struct fh_heap *heap = heap_for_claim();
+    if (heap == NULL)
         return fh_arena_claim(region, pools, align_pools, run);
-    fh_heap_set_busy(heap);
     bool claimed = fh_spare_claim(heap, pools, align_pools, run);
-    fh_heap_set_idle(heap);
+    fh_heap_leave(heap);
     return claimed;
 }
 
