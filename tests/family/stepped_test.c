@@ -62,11 +62,19 @@ struct operation {
     const char *name;
     void (*prepare)(void);
     void (*call)(void);
-    size_t bytes;        /* of the blocks around, and of those that the storm takes */
-    size_t argument;     /* a size to resize to, or an alignment */
-    size_t storm_blocks; /* enough to use up the pool that the call is about, and more */
-    bool elsewhere;      /* the call is made by another thread than the one that prepared */
+    size_t bytes;    /* of the blocks around, and of those that the storm takes */
+    size_t argument; /* a size to resize to, or an alignment */
+    bool elsewhere;  /* the call is made by another thread than the one that prepared */
 };
+
+#define HERE(call, prepare, bytes, argument)                                                       \
+    {                                                                                              \
+#call ", " #prepare, prepare, call, bytes, argument, false                                 \
+    }
+#define ELSEWHERE(call, prepare, bytes, argument)                                                  \
+    {                                                                                              \
+#call " elsewhere, " #prepare, prepare, call, bytes, argument, true                        \
+    }
 
 /* What a block is known by. In the table a freed one is NULL. */
 struct live {
@@ -309,6 +317,14 @@ static void note_base(void)
     settled_stats();
 }
 
+/* Every free pool is found. Before a trim, which would set right what is wrong with the hints. */
+static void check_free_pools(void)
+{
+    fh_thread_flush();
+    fh_stats now = stats();
+    check_room((now.mapped_bytes - now.active_bytes) / pool_bytes, pool_bytes);
+}
+
 static void check_base(void)
 {
     fh_stats now = settled_stats();
@@ -316,15 +332,24 @@ static void check_base(void)
     CHECK(now.allocated_bytes <= base.allocated_bytes + base.uncertain_bytes);
     CHECK(now.active_bytes == base.active_bytes);
     CHECK(now.retained_bytes == 0);
-    check_room((now.mapped_bytes - now.active_bytes) / pool_bytes, pool_bytes);
+    check_free_pools();
     check_room(now.arena_count - base.held_arenas, arena_bytes);
 }
 
 /* ---- Storms --------------------------------------------------------------------------------- */
 
-static void take_many(size_t count)
+/* So many blocks use up what is left of the pool that the call is about, and more. */
+static size_t storm_blocks(void)
 {
-    for (size_t i = 0; i < count; i++) {
+    size_t count = 80 * KIB / operation->bytes;
+    if (operation->bytes > 1 * MIB)
+        return 3;
+    return count < 20 ? 20 : count > 160 ? 160 : count;
+}
+
+static void take_many(void)
+{
+    for (size_t i = 0; i < storm_blocks(); i++) {
         if (i % 4 == 3)
             take_zeroed(operation->bytes);
         else
@@ -352,7 +377,7 @@ static void strike(enum storm storm)
         fh_thread_flush();
         fh_trim();
     }
-    take_many(operation->storm_blocks);
+    take_many();
     take_other_sizes();
     if (storm == TAKING)
         drop_some(0, live_count, 3);
@@ -389,11 +414,12 @@ static void fail_at(uintptr_t address, enum storm storm, int status)
     char message[512];
     struct place place = {address, "?", address};
     dl_iterate_phdr(find_place, &place);
-    int length = snprintf(message, sizeof message,
-                          "%s: harmed by a storm (%s) at step %zu, after %d others, at %s+0x%zx; "
-                          "wait status 0x%x\n",
-                          operation->name, storm_names[storm], stepping.steps, stepping.depth,
-                          place.object, place.offset, (unsigned)status);
+    int length =
+        snprintf(message, sizeof message,
+                 "%s, %zu: harmed by a storm (%s) at step %zu, after %d others, at %s+0x%zx; "
+                 "wait status 0x%x\n",
+                 operation->name, operation->bytes, storm_names[storm], stepping.steps,
+                 stepping.depth, place.object, place.offset, (unsigned)status);
     if (length > 0 && write(STDERR_FILENO, message, (size_t)length) < 0)
         _exit(2);
     _exit(1);
@@ -535,41 +561,41 @@ static void stop_stepping(void)
 
 /* ---- The calls ------------------------------------------------------------------------------ */
 
-static void call_malloc(void)
+static void do_malloc(void)
 {
     result = malloc(operation->bytes);
     CHECK(result != NULL);
 }
 
-static void call_calloc(void)
+static void do_calloc(void)
 {
     result = calloc(1, operation->bytes);
     CHECK(result != NULL);
 }
 
-static void call_aligned_alloc(void)
+static void do_aligned_alloc(void)
 {
     result = aligned_alloc(operation->argument, operation->bytes);
     CHECK(result != NULL);
 }
 
-static void call_realloc(void)
+static void do_realloc(void)
 {
     result = realloc(target.block, operation->argument);
     CHECK(result != NULL);
 }
 
-static void call_free(void)
+static void do_free(void)
 {
     free(target.block);
 }
 
-static void call_trim(void)
+static void do_trim(void)
 {
     malloc_trim(0);
 }
 
-static void call_flush(void)
+static void do_flush(void)
 {
     fh_thread_flush();
 }
@@ -578,9 +604,9 @@ static void call_flush(void)
 
 static void watch_result(void)
 {
-    if (operation->call == call_calloc)
+    if (operation->call == do_calloc)
         check_zero(result, operation->bytes);
-    if (operation->call == call_aligned_alloc)
+    if (operation->call == do_aligned_alloc)
         CHECK((uintptr_t)result % operation->argument == 0);
     if (result == NULL)
         return;
@@ -594,8 +620,10 @@ static void watch_result(void)
 static void look_for_harm(void)
 {
     watch_result();
-    take_many(operation->storm_blocks);
+    take_many();
     check_apart();
+    if (operation->bytes < arena_bytes) /* the rest of a huge block's last arena is not free */
+        check_free_pools();
     drop_some(0, live_count, 1);
     live_count = 0;
     check_base();
@@ -631,8 +659,9 @@ static void step(const struct operation *which)
         family_join(family_thread(step_through, NULL));
     else
         step_through(NULL);
-    printf("%-40s %6zu steps, %5zu storms, %4zu of them second ones\n", which->name, stepping.steps,
-           shared->storms, shared->late_storms);
+    printf("%s, %zu: %zu steps, %zu storms, %zu of them second ones\n", which->name, which->bytes,
+           stepping.steps, shared->storms, shared->late_storms);
+    fflush(stdout);
     CHECK(shared->storms >= STORMS_MIN);
 }
 
@@ -660,7 +689,7 @@ static void learn_capacity(void)
 }
 
 /* All blocks of the current pool are taken, those before `pool_start` being of others. */
-static void fill_pool(void)
+static void pool_used_up(void)
 {
     if (capacity == 0)
         learn_capacity();
@@ -677,21 +706,21 @@ static void nothing(void)
 /* The bin has a few blocks, which are the last of the pool. */
 static void last_blocks_ready(void)
 {
-    fill_pool();
+    pool_used_up();
     drop_some(live_count - 6, live_count, 1);
     take(operation->bytes);
 }
 
 static void new_pool(void)
 {
-    fill_pool();
+    pool_used_up();
     take(operation->bytes);
 }
 
 /* The bin is empty, the pool is not carved to its end. */
-static void next_page(void)
+static void page_used_up(void)
 {
-    fill_pool();
+    pool_used_up();
     size_t page_bytes = 4 * KIB;
     for (size_t bytes = 0; bytes < page_bytes; bytes += operation->bytes)
         take(operation->bytes);
@@ -699,22 +728,22 @@ static void next_page(void)
 
 static void last_blocks_freed(void)
 {
-    fill_pool();
+    pool_used_up();
     drop_some(live_count - 6, live_count, 1);
 }
 
 /* The next pool is one that was full, and is half empty now. */
 static void pool_queued(void)
 {
-    fill_pool();
+    pool_used_up();
     size_t first = pool_start;
-    fill_pool();
+    pool_used_up();
     drop_some(first, first + capacity, 2);
 }
 
 static void pool_shared(void)
 {
-    fill_pool();
+    pool_used_up();
     drop_some(pool_start, live_count, 2);
     fh_thread_flush();
 }
@@ -727,25 +756,25 @@ static void *drop_a_few(void *unused)
 
 static void freed_by_others(void)
 {
-    fill_pool();
+    pool_used_up();
     family_join(family_thread(drop_a_few, NULL));
 }
 
 /* And the call is about one of them. */
-static void aim_at_full_pool(void)
+static void in_full_pool(void)
 {
-    fill_pool();
+    pool_used_up();
     aim_at(pool_start + capacity / 2);
 }
 
-static void aim_at_new_pool(void)
+static void in_new_pool(void)
 {
     new_pool();
     aim_at(live_count - 1);
 }
 
 /* Full pools are nobody's, once the heap has gone on to the next. */
-static void aim_at_left_pool(void)
+static void in_left_pool(void)
 {
     new_pool();
     aim_at(pool_start + capacity / 2);
@@ -757,30 +786,30 @@ static size_t enough_to_share(void)
     return capacity / 8 > 1 ? capacity / 8 : 1;
 }
 
-static void aim_at_waiting_pool(void)
+static void in_waiting_pool(void)
 {
     new_pool();
     drop(pool_start);
     aim_at(pool_start + capacity / 2);
 }
 
-static void aim_at_threshold(void)
+static void at_threshold(void)
 {
     new_pool();
     drop_some(pool_start, pool_start + enough_to_share() - 1, 1);
     aim_at(pool_start + capacity / 2);
 }
 
-static void aim_at_last_of_pool(void)
+static void last_of_pool(void)
 {
     new_pool();
     aim_at(pool_start + capacity / 2);
     drop_some(pool_start, pool_start + capacity, 1);
 }
 
-static void aim_at_last_of_shared_pool(void)
+static void last_of_shared_pool(void)
 {
-    fill_pool();
+    pool_used_up();
     fh_thread_flush();
     aim_at(pool_start + capacity / 2);
     drop_some(pool_start, pool_start + capacity, 1);
@@ -796,23 +825,23 @@ static void keep_current_pool(void)
     base.uncertain_bytes = malloc_usable_size(live[live_count - 1].block);
 }
 
-static void aim_at_others_current_pool(void)
+static void in_others_current_pool(void)
 {
-    fill_pool();
+    pool_used_up();
     keep_current_pool();
     aim_at(pool_start + capacity / 2);
 }
 
 static void fill_two_pools(void)
 {
-    fill_pool();
+    pool_used_up();
     size_t first = pool_start;
-    fill_pool();
+    pool_used_up();
     keep_current_pool();
     pool_start = first;
 }
 
-static void aim_at_others_left_pool(void)
+static void in_others_left_pool(void)
 {
     fill_two_pools();
     aim_at(pool_start + capacity / 2);
@@ -824,7 +853,7 @@ static void *drop_almost_enough(void *unused)
     return unused;
 }
 
-static void aim_at_others_threshold(void)
+static void at_others_threshold(void)
 {
     fill_two_pools();
     family_join(family_thread(drop_almost_enough, NULL));
@@ -832,32 +861,48 @@ static void aim_at_others_threshold(void)
 }
 
 /* Of large blocks, some before it, some behind it, and room of the sizes of some. */
-static void large_room(void)
+static void room_around(void)
 {
     for (size_t i = 0; i < 6; i++)
         take(operation->bytes);
     drop_some(0, live_count, 2);
 }
 
-static void aim_at_large_before_others(void)
+static void large_before_others(void)
 {
     for (size_t i = 0; i < 4; i++)
         take(operation->bytes);
     aim_at(1);
 }
 
-static void aim_at_last_large(void)
+static void last_large(void)
 {
     for (size_t i = 0; i < 4; i++)
         take(operation->bytes);
     aim_at(3);
 }
 
+/* The heap itself has the pools behind it at hand. */
+static void large_before_spare(void)
+{
+    large_before_others();
+    drop(2);
+}
+
+/* No pool is free. */
+static void arenas_full(void)
+{
+    fh_stats now = stats();
+    for (size_t room_bytes = now.mapped_bytes - now.active_bytes; room_bytes > 0;
+         room_bytes -= pool_bytes)
+        take(pool_bytes);
+}
+
 /* Blocks of a pool to write to, so that there are pages to return. */
 static void something_to_return(void)
 {
-    fill_pool();
-    fill_pool();
+    pool_used_up();
+    pool_used_up();
     size_t first = live_count;
     for (size_t i = 0; i < 24; i++)
         take(pool_bytes);
@@ -870,8 +915,8 @@ static void something_to_give_back(void)
 {
     pool_queued();
     size_t first = live_count;
-    fill_pool();
-    fill_pool();
+    pool_used_up();
+    pool_used_up();
     drop(first + capacity / 2);
     drop_some(live_count - 2, live_count, 1);
     something_to_return();
@@ -918,96 +963,67 @@ static void step_all(const struct operation *operations, size_t count)
 
 TEST(a_handler_may_interrupt_malloc)
 {
-    STEP_ALL({"malloc, ready: 16", last_blocks_ready, call_malloc, 16, 0, 40, false},
-             {"malloc, ready: 64", last_blocks_ready, call_malloc, 64, 0, 40, false},
-             {"malloc, ready: 512", last_blocks_ready, call_malloc, 512, 0, 160, false},
-             {"malloc, ready: 1024", last_blocks_ready, call_malloc, 1024, 0, 80, false},
-             {"malloc, ready: 20000", last_blocks_ready, call_malloc, 20000, 0, 20, false},
-             {"malloc, freed: 512", last_blocks_freed, call_malloc, 512, 0, 160, false},
-             {"malloc, freed by others: 512", freed_by_others, call_malloc, 512, 0, 160, false},
-             {"malloc, next page: 1024", next_page, call_malloc, 1024, 0, 80, false},
-             {"malloc, next page: 20000", new_pool, call_malloc, 20000, 0, 20, false},
-             {"malloc, next pool: 16", fill_pool, call_malloc, 16, 0, 40, false},
-             {"malloc, next pool: 64", fill_pool, call_malloc, 64, 0, 40, false},
-             {"malloc, next pool: 512", fill_pool, call_malloc, 512, 0, 160, false},
-             {"malloc, next pool: 1024", fill_pool, call_malloc, 1024, 0, 80, false},
-             {"malloc, next pool: 20000", fill_pool, call_malloc, 20000, 0, 20, false},
-             {"malloc, queued pool: 1024", pool_queued, call_malloc, 1024, 0, 80, false},
-             {"malloc, shared pool: 1024", pool_shared, call_malloc, 1024, 0, 80, false},
-             {"first malloc: 64", nothing, call_malloc, 64, 0, 40, true},
-             {"first malloc: 20000", nothing, call_malloc, 20000, 0, 20, true},
-             {"first malloc: 100 KiB", nothing, call_malloc, 100 * KIB, 0, 10, true});
+    STEP_ALL(HERE(do_malloc, last_blocks_ready, 16, 0), HERE(do_malloc, last_blocks_ready, 64, 0),
+             HERE(do_malloc, last_blocks_ready, 512, 0),
+             HERE(do_malloc, last_blocks_ready, 1024, 0),
+             HERE(do_malloc, last_blocks_ready, 20000, 0),
+             HERE(do_malloc, last_blocks_freed, 512, 0), HERE(do_malloc, freed_by_others, 512, 0),
+             HERE(do_malloc, page_used_up, 1024, 0), HERE(do_malloc, new_pool, 20000, 0),
+             HERE(do_malloc, pool_used_up, 16, 0), HERE(do_malloc, pool_used_up, 64, 0),
+             HERE(do_malloc, pool_used_up, 512, 0), HERE(do_malloc, pool_used_up, 1024, 0),
+             HERE(do_malloc, pool_used_up, 20000, 0), HERE(do_malloc, pool_queued, 1024, 0),
+             HERE(do_malloc, pool_shared, 1024, 0), ELSEWHERE(do_malloc, nothing, 64, 0),
+             ELSEWHERE(do_malloc, nothing, 20000, 0), ELSEWHERE(do_malloc, nothing, 100 * KIB, 0));
 }
 
 TEST(a_handler_may_interrupt_calloc_aligned_alloc_and_realloc)
 {
-    STEP_ALL(
-        {"calloc, ready: 64", last_blocks_ready, call_calloc, 64, 0, 40, false},
-        {"calloc, freed: 512", last_blocks_freed, call_calloc, 512, 0, 160, false},
-        {"calloc, next pool: 512", fill_pool, call_calloc, 512, 0, 160, false},
-        {"calloc, ready: 1024", last_blocks_ready, call_calloc, 1024, 0, 80, false},
-        {"aligned_alloc: 512", last_blocks_ready, call_aligned_alloc, 512, 256, 160, false},
-        {"aligned_alloc, next pool: 1024", fill_pool, call_aligned_alloc, 1024, 1024, 80, false},
-        {"realloc, in place: 512", aim_at_full_pool, call_realloc, 512, 500, 160, false},
-        {"realloc, larger: 64", aim_at_full_pool, call_realloc, 64, 200, 40, false},
-        {"realloc, larger: 512", aim_at_left_pool, call_realloc, 512, 5000, 160, false},
-        {"realloc, smaller: 1024", aim_at_left_pool, call_realloc, 1024, 100, 80, false},
-        {"realloc elsewhere: 512", aim_at_others_left_pool, call_realloc, 512, 1000, 160, true});
+    STEP_ALL(HERE(do_calloc, last_blocks_ready, 64, 0), HERE(do_calloc, last_blocks_freed, 512, 0),
+             HERE(do_calloc, pool_used_up, 512, 0), HERE(do_calloc, last_blocks_ready, 1024, 0),
+             HERE(do_aligned_alloc, last_blocks_ready, 512, 256),
+             HERE(do_aligned_alloc, pool_used_up, 1024, 1024),
+             HERE(do_realloc, in_full_pool, 512, 500), HERE(do_realloc, in_full_pool, 64, 200),
+             HERE(do_realloc, in_left_pool, 512, 5000), HERE(do_realloc, in_left_pool, 1024, 100),
+             ELSEWHERE(do_realloc, in_others_left_pool, 512, 1000));
 }
 
 TEST(a_handler_may_interrupt_free)
 {
-    STEP_ALL(
-        {"free: 16", aim_at_full_pool, call_free, 16, 0, 40, false},
-        {"free: 64", aim_at_full_pool, call_free, 64, 0, 40, false},
-        {"free: 512", aim_at_full_pool, call_free, 512, 0, 160, false},
-        {"free: 1024", aim_at_full_pool, call_free, 1024, 0, 80, false},
-        {"free: 20000", aim_at_full_pool, call_free, 20000, 0, 20, false},
-        {"free, new pool: 512", aim_at_new_pool, call_free, 512, 0, 160, false},
-        {"free, left pool: 512", aim_at_left_pool, call_free, 512, 0, 160, false},
-        {"free, left pool: 20000", aim_at_left_pool, call_free, 20000, 0, 20, false},
-        {"free, waiting pool: 512", aim_at_waiting_pool, call_free, 512, 0, 160, false},
-        {"free, threshold: 512", aim_at_threshold, call_free, 512, 0, 160, false},
-        {"free, last of a pool: 512", aim_at_last_of_pool, call_free, 512, 0, 160, false},
-        {"free, last of a pool: 20000", aim_at_last_of_pool, call_free, 20000, 0, 20, false},
-        {"free, last of a shared pool: 512", aim_at_last_of_shared_pool, call_free, 512, 0, 160,
-         false},
-        {"free elsewhere: 16", aim_at_others_current_pool, call_free, 16, 0, 40, true},
-        {"free elsewhere: 512", aim_at_others_current_pool, call_free, 512, 0, 160, true},
-        {"free elsewhere, left pool: 512", aim_at_others_left_pool, call_free, 512, 0, 160, true},
-        {"free elsewhere, threshold: 512", aim_at_others_threshold, call_free, 512, 0, 160, true},
-        {"free elsewhere, threshold: 20000", aim_at_others_threshold, call_free, 20000, 0, 20,
-         true});
+    STEP_ALL(HERE(do_free, in_full_pool, 16, 0), HERE(do_free, in_full_pool, 64, 0),
+             HERE(do_free, in_full_pool, 512, 0), HERE(do_free, in_full_pool, 1024, 0),
+             HERE(do_free, in_full_pool, 20000, 0), HERE(do_free, in_new_pool, 512, 0),
+             HERE(do_free, in_left_pool, 512, 0), HERE(do_free, in_left_pool, 20000, 0),
+             HERE(do_free, in_waiting_pool, 512, 0), HERE(do_free, at_threshold, 512, 0),
+             HERE(do_free, last_of_pool, 512, 0), HERE(do_free, last_of_pool, 20000, 0),
+             HERE(do_free, last_of_shared_pool, 512, 0),
+             ELSEWHERE(do_free, in_others_current_pool, 16, 0),
+             ELSEWHERE(do_free, in_others_current_pool, 512, 0),
+             ELSEWHERE(do_free, in_others_left_pool, 512, 0),
+             ELSEWHERE(do_free, at_others_threshold, 512, 0),
+             ELSEWHERE(do_free, at_others_threshold, 20000, 0));
 }
 
 TEST(a_handler_may_interrupt_calls_about_large_blocks)
 {
-    STEP_ALL(
-        {"malloc: 100 KiB", large_room, call_malloc, 100 * KIB, 0, 10, false},
-        {"malloc, new arena: 100 KiB", nothing, call_malloc, 100 * KIB, 0, 40, false},
-        {"calloc: 100 KiB", large_room, call_calloc, 100 * KIB, 0, 10, false},
-        {"aligned_alloc: 100 KiB", large_room, call_aligned_alloc, 100 * KIB, 256 * KIB, 10, false},
-        {"realloc, larger: 100 KiB", aim_at_last_large, call_realloc, 100 * KIB, 300 * KIB, 10,
-         false},
-        {"realloc, moving: 100 KiB", aim_at_large_before_others, call_realloc, 100 * KIB, 300 * KIB,
-         10, false},
-        {"realloc, smaller: 300 KiB", aim_at_last_large, call_realloc, 300 * KIB, 100 * KIB, 10,
-         false},
-        {"realloc, to small: 100 KiB", aim_at_last_large, call_realloc, 100 * KIB, 1000, 10, false},
-        {"free: 100 KiB", aim_at_last_large, call_free, 100 * KIB, 0, 10, false},
-        {"free: 2 MiB", aim_at_last_large, call_free, 2 * MIB, 0, 5, false},
-        {"malloc: 5 MiB", large_room, call_malloc, 5 * MIB, 0, 3, false},
-        {"realloc, larger: 5 MiB", aim_at_last_large, call_realloc, 5 * MIB, 9 * MIB, 3, false},
-        {"realloc, moving: 5 MiB", aim_at_large_before_others, call_realloc, 5 * MIB, 9 * MIB, 3,
-         false},
-        {"realloc, smaller: 13 MiB", aim_at_last_large, call_realloc, 13 * MIB, 5 * MIB, 3, false},
-        {"free: 5 MiB", aim_at_last_large, call_free, 5 * MIB, 0, 3, false});
+    STEP_ALL(HERE(do_malloc, room_around, 100 * KIB, 0), HERE(do_malloc, arenas_full, 50 * KIB, 0),
+             HERE(do_calloc, room_around, 100 * KIB, 0),
+             HERE(do_aligned_alloc, room_around, 100 * KIB, 256 * KIB),
+             HERE(do_realloc, last_large, 100 * KIB, 300 * KIB),
+             HERE(do_realloc, large_before_spare, 100 * KIB, 200 * KIB),
+             HERE(do_realloc, large_before_others, 100 * KIB, 300 * KIB),
+             HERE(do_realloc, last_large, 300 * KIB, 100 * KIB),
+             HERE(do_realloc, last_large, 100 * KIB, 1000), HERE(do_free, last_large, 100 * KIB, 0),
+             HERE(do_free, last_large, 2 * MIB, 0), HERE(do_malloc, room_around, 5 * MIB, 0),
+             HERE(do_realloc, last_large, 5 * MIB, 9 * MIB),
+             HERE(do_realloc, large_before_others, 5 * MIB, 9 * MIB),
+             HERE(do_realloc, last_large, 13 * MIB, 5 * MIB),
+             HERE(do_free, last_large, 5 * MIB, 0));
 }
 
 TEST(a_handler_may_interrupt_what_gives_memory_back)
 {
-    STEP_ALL({"malloc_trim", something_to_return, call_trim, 512, 0, 160, false},
-             {"fh_thread_flush", something_to_give_back, call_flush, 1024, 0, 80, false});
+    STEP_ALL(HERE(do_trim, something_to_return, 512, 0),
+             HERE(do_flush, something_to_give_back, 1024, 0));
 }
 
 static const struct family_test tests[] = {
