@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "heap.h"
+#include "holder.h"
 #include "purge.h"
 #include "stats.h"
 #include "thread.h"
@@ -44,6 +45,7 @@ size_t fh_trim(void)
     if (region == NULL)
         return 0;
     fh_thread_flush();
+    fh_holder_release_dead(region);
     return fh_purge(region, 0, ~0u);
 }
 

@@ -129,19 +129,24 @@ static void allow_less(struct fh_region *region)
     (void)fh_cas_relaxed_u64(&region->retain_pools, &pools, pools - (pools + 7) / 8);
 }
 
-void fh_purge_tick(struct fh_region *region)
+bool fh_purge_is_turn(uint64_t *next_ms)
 {
     enum { KNOWN = 1 }; /* in bit 32: tells a deadline of 0 ms from none */
     uint32_t now_ms = fh_os_now_ms();
-    uint64_t next = fh_load_relaxed_u64(&region->next_purge_ms);
+    uint64_t next = fh_load_relaxed_u64(next_ms);
     /* Unsigned, so that a deadline that nobody came by for weeks has passed too. */
     uint32_t left_ms = (uint32_t)next - now_ms;
     if (next != 0 && left_ms > 0 && left_ms <= FH_PURGE_INTERVAL_MS)
-        return;
+        return false;
     uint64_t later = (uint64_t)KNOWN << 32 | (uint32_t)(now_ms + FH_PURGE_INTERVAL_MS);
     /* Relaxed: a ticket that passes nothing. If the winner stops here, the next interval has
      * another. */
-    if (!fh_cas_relaxed_u64(&region->next_purge_ms, &next, later) || next == 0)
+    return fh_cas_relaxed_u64(next_ms, &next, later) && next != 0;
+}
+
+void fh_purge_tick(struct fh_region *region)
+{
+    if (!fh_purge_is_turn(&region->next_purge_ms))
         return;
     allow_less(region);
     (void)fh_purge(region, FH_DECAY_MS, FH_PURGE_RUNS);

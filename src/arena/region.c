@@ -13,7 +13,7 @@ static void *published; /* struct fh_region * */
 /* Where the parts of a reservation lie, as offsets from its start. */
 struct layout {
     uint32_t region_arenas, arenas_max, heaps_max, hint_members, extra_entries;
-    size_t hints, records, extra, heaps, descriptors, metadata_bytes, total_bytes;
+    size_t hints, process, records, extra, heaps, descriptors, metadata_bytes, total_bytes;
 };
 
 enum {
@@ -52,6 +52,7 @@ static struct layout lay_out(unsigned region_shift, size_t limit_bytes)
     size_t end = 0;
     at.hints = fh_round_up(sizeof(struct fh_region), FH_CACHE_LINE_BYTES);
     (void)place(&end, at.hints + fh_hints_bytes(at.hint_members));
+    at.process = place(&end, sizeof(uint64_t));
     at.extra = place(&end, at.extra_entries * sizeof(uint64_t));
     at.records = place(&end, at.arenas_max * sizeof(struct fh_arena));
     at.heaps = place(&end, (size_t)at.heaps_max * FH_HEAP_BYTES);
@@ -76,6 +77,8 @@ static void fill_in(struct fh_region *region, const struct layout *at, bool comm
     region->heaps_max = at->heaps_max;
     region->commits = commits;
     region->page_bytes = fh_os_page_bytes();
+    if (fh_os_wipe_on_fork(start + at->process, region->page_bytes))
+        region->process = (uint64_t *)(void *)(start + at->process);
     fh_hints_place(&region->hints, start + at->hints, at->hint_members);
 }
 

@@ -53,7 +53,9 @@ struct fh_region {
     uint32_t region_arenas; /* arenas in [base, base + bytes) */
     uint32_t arenas_max;    /* with extra ones */
     uint32_t heaps_max;
-    bool commits; /* reserved without access */
+    bool commits;      /* reserved without access */
+    uint64_t *process; /* which process this is: a number never used before, 0 at first and just
+                          after a fork; NULL: the system does not tell of forks */
     size_t page_bytes;
     struct fh_hints hints;
 
@@ -64,6 +66,11 @@ struct fh_region {
     uint64_t heaps_opened;
     uint64_t next_purge_ms; /* 0: never purged yet */
     uint64_t purge_cursor;  /* arena at which the next purge goes on */
+    uint64_t processes;     /* how many numbers *process has had */
+    uint64_t survivor; /* the *process in which the one thread that came through the fork has said
+                          which heap it has */
+    uint64_t next_holders_ms; /* 0: never looked for heaps of dead threads yet */
+    uint64_t holders_cursor;  /* heap at which the next look goes on */
 
     /* Any thread; written whenever a pool is claimed or released. */
     uint64_t pool_counts FH_CACHE_LINE_ALIGNED; /* how many are retained (free and resident), plus

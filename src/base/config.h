@@ -106,6 +106,8 @@ enum {
     FH_RETAIN_MIN_POOLS = (4 << 20) / FH_POOL_BYTES, /* free pools that may always stay resident */
     FH_RETAIN_PER_IN_USE = 8,                        /* and one for so many in use */
     FH_REGRET_MS = 100,  /* claimed again so soon, a pool should not have been returned */
+    FH_DEAD_LOOKED = 64, /* of how many heaps one look asks whether their threads still live */
+    FH_DEAD_DRAINED = 4, /* and how many it drains at most */
     FH_EXCESS_RUNS = 32, /* how many runs a release returns at once when there are more */
 };
 

@@ -58,6 +58,8 @@ struct fh_heap {
     uint32_t spare_pools;
     struct fh_spare spares[FH_SPARE_RUNS]; /* oldest first */
     struct fh_bin bins[FH_CLASSES];
+    uint64_t holder;         /* which thread's own heap it is, see holder.h */
+    uint32_t holder_process; /* of which process; settled before `holder` names a thread */
 };
 
 static_assert(sizeof(struct fh_heap) <= FH_HEAP_BYTES, "heaps lie FH_HEAP_BYTES apart");

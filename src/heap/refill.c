@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "arena.h"
+#include "holder.h"
 #include "purge.h"
 #include "shared.h"
 #include "spare.h"
@@ -189,6 +190,7 @@ static void tick(struct fh_heap *heap, struct fh_bin *bin)
     if (bin->waiting_count >= FH_WAITING_MAX)
         give_up_oldest_waiting(heap, bin); /* they may have stopped getting frees */
     fh_purge_tick(heap->region);
+    fh_holder_tick(heap);
 }
 
 /* Blocks for the bin, none of which is ready. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "spare.h"
 
+#include "holder.h"
+
 /* Take entry `at` out; the order of the others is their age. */
 static struct fh_spare remove_at(struct fh_heap *heap, unsigned at)
 {
@@ -64,6 +66,7 @@ bool fh_spare_claim(struct fh_heap *heap, unsigned pools, unsigned align_pools, 
     }
     if (pools == 1)
         return fh_arena_claim(heap->region, 1, align_pools, run);
+    fh_holder_tick(heap); /* for threads that have only large blocks */
     return fh_arena_claim_near(heap->region, &heap->large_arena, pools, align_pools, run);
 }
 

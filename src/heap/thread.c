@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "hints.h"
+#include "holder.h"
 #include "refill.h"
 #include "spare.h"
 
@@ -21,11 +22,6 @@ static uint32_t exit_key_plus_1; /* 0: no key yet */
 /* ---- Heaps nobody holds -----------------------------------------------------------------------
  */
 
-static struct fh_heap *heap_at(const struct fh_region *region, uint64_t index)
-{
-    return (struct fh_heap *)(void *)(region->heaps + index * FH_HEAP_BYTES);
-}
-
 static struct fh_heap *claim_used(struct fh_region *region)
 {
     uint32_t index = fh_hints_next(&region->hints, FH_HINTS_HEAPS, 0);
@@ -33,7 +29,7 @@ static struct fh_heap *claim_used(struct fh_region *region)
          index = fh_hints_next(&region->hints, FH_HINTS_HEAPS, index + 1)) {
         /* [heap-id] acquire: the heap as its last holder left it. */
         if (fh_hints_clear(&region->hints, FH_HINTS_HEAPS, index))
-            return heap_at(region, index);
+            return fh_heap_at(region, index);
     }
     return NULL;
 }
@@ -45,7 +41,7 @@ static struct fh_heap *claim_new(struct fh_region *region)
     do {
         if (index >= region->heaps_max)
             return NULL;
-        heap = heap_at(region, index);
+        heap = fh_heap_at(region, index);
         if (!fh_region_commit(region, heap, FH_HEAP_BYTES))
             return NULL;
         /* Relaxed: a heap nobody has held yet is all zeros. */
@@ -65,7 +61,7 @@ static struct fh_heap *claim_heap(void)
 }
 
 /* Of a busy heap that has no pools. */
-static void release_heap(struct fh_heap *heap)
+static void release_drained(struct fh_heap *heap)
 {
     /* [heap-id] release: the heap's fields, to the next claim_used(). */
     fh_hints_set(&heap->region->hints, FH_HINTS_HEAPS, heap->id - 1);
@@ -82,10 +78,11 @@ static void leave_thread(void *heap_pointer)
     if (fh_heap_of_thread() != heap || fh_heap_is_busy(heap))
         return;
     fh_heap_set_busy(heap);
+    fh_holder_clear(heap);
     fh_heap_drain(heap);
     fh_heap_current = &fh_heap_gone;
     FH_SIGNAL_FENCE(); /* from here on a handler borrows, and the heap may be another thread's */
-    release_heap(heap);
+    release_drained(heap);
 }
 
 /* The key that runs leave_thread(). Several threads may make one at once; the first stays. */
@@ -131,9 +128,11 @@ static struct fh_heap *attach_new(void)
     struct fh_heap *heap = claim_heap();
     if (heap == NULL)
         return NULL;
-    if (attach(heap))
+    if (attach(heap)) {
+        fh_holder_set(heap);
         drain_on_exit(heap); /* may call calloc, which borrows: the heap is busy */
-    return heap;             /* not attached: a handler was first, and this one is borrowed */
+    }
+    return heap; /* not attached: a handler was first, and this one is borrowed */
 }
 
 struct fh_heap *fh_heap_enter(void)
@@ -152,8 +151,7 @@ void fh_heap_leave(struct fh_heap *heap)
         fh_heap_set_idle(heap);
         return;
     }
-    fh_heap_drain(heap);
-    release_heap(heap);
+    fh_heap_release(heap);
 }
 
 void fh_heap_drain(struct fh_heap *heap)
@@ -161,4 +159,10 @@ void fh_heap_drain(struct fh_heap *heap)
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++)
         fh_heap_drain_class(heap, class_index);
     fh_spare_drain(heap);
+}
+
+void fh_heap_release(struct fh_heap *heap)
+{
+    fh_heap_drain(heap);
+    release_drained(heap);
 }

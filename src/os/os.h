@@ -47,6 +47,16 @@ size_t fh_os_page_bytes(void);
 /* Milliseconds since some fixed moment, at a resolution of a few. Wraps after 49 days. */
 uint32_t fh_os_now_ms(void);
 
+/* Who the calling thread is, as fh_os_thread_is_gone() wants to know it. False if that is unclear:
+ * in a child of vfork or of a raw clone, where the C library takes the thread for another. */
+bool fh_os_identify_thread(uint32_t *process, uint32_t *thread);
+
+/* Has this thread of this process ended, however it did? False if we are not in that process. */
+bool fh_os_thread_is_gone(uint32_t process, uint32_t thread);
+
+/* Pages that read as zeros in the child of a fork, whoever forks. False if refused. */
+bool fh_os_wipe_on_fork(void *start, size_t bytes);
+
 /* The process's limit on address space in bytes (RLIMIT_AS), or SIZE_MAX. */
 size_t fh_os_address_space_limit_bytes(void);
 

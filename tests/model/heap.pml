@@ -5,7 +5,7 @@
  * the handler is done: that is what `provided` says. With NESTED the first thread's handler is itself
  * interrupted by another.
  *
- *   claim_heap, release_heap, attach_new, enter, leave
+ *   claim_heap, release_drained, attach_new, enter, leave
  *                     the functions of these names in thread.c (enter and leave: fh_heap_...)
  *   allocate          fh_heap_malloc(), fh_heap_take(); otherwise take() in heap.c
  *   free              fh_heap_free_in_pool() of the one pool that there is here
@@ -117,7 +117,7 @@ inline drain()
     fi
 }
 
-inline release_heap()
+inline release_drained()
 {
     d_step { assert(holder[heap] == my_thread + 1 && user[heap] == 0 && busy[heap]); holder[heap] = 0;
              free_id[heap] = true }
@@ -163,11 +163,11 @@ inline leave()
     :: current[my_thread] == heap -> busy[heap] = false
     :: else ->
 #ifdef DRAIN_LATE
-        release_heap();
+        release_drained();
         drain()
 #else
         drain();
-        release_heap()
+        release_drained()
 #endif
     fi
 }
@@ -287,11 +287,11 @@ inline exit()
         busy[heap] = true;
 #endif
 #ifdef GONE_LATE
-        release_heap();
+        release_drained();
         current[my_thread] = GONE
 #else
         current[my_thread] = GONE;
-        release_heap()
+        release_drained()
 #endif
     :: else
     fi

@@ -9,6 +9,8 @@
  */
 #include "sched.h"
 
+#include "holder.h"
+
 #include <string.h>
 
 #include "arena.h"
@@ -292,7 +294,7 @@ static void see_bin(const struct fh_heap *heap, unsigned class_index)
 
 static void see_heap(const struct fh_region *region, const struct fh_heap *heap)
 {
-    bool held = machine_holds_heap(heap->id);
+    bool held = machine_holds_heap(heap->id) || fh_holder_has_thread(heap);
     CHECK(held != fh_hints_has(&region->hints, FH_HINTS_HEAPS, heap->id - 1));
     CHECK(held != fh_heap_is_busy(heap));
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++)
@@ -446,6 +448,7 @@ void check_end(void)
         check_region(region);
         give_all(0, SLOTS);
         machine_end_threads();
+        fh_holder_release_dead(fh_region_get());
         (void)fh_purge(fh_region_get(), 0, ~0u);
         check_region(region);
         check_nothing_in_use(region);

@@ -33,7 +33,7 @@ enum page { UNMAPPED, HIDDEN, SHOWN };
 struct logical {
     const struct fh_heap *heap;
     const void *specific[KEYS];
-    bool ended, frozen, interrupted;
+    bool ended, frozen, interrupted, dead;
 };
 
 static struct {
@@ -42,7 +42,9 @@ static struct {
     void (*destructors[KEYS])(void *value);
     uint32_t keys;
     uint32_t clock_ms;
-    size_t end_page; /* mapped so far */
+    uint32_t process;
+    void *wiped_on_fork; /* a page */
+    size_t end_page;     /* mapped so far */
     uint8_t pages[PAGES];
 } now, saved;
 
@@ -293,7 +295,29 @@ void exit_thread(void)
 
 void start_thread(void)
 {
+    now.threads[current].dead = false;
     fh_heap_current = &fh_heap_none;
+}
+
+void die(void)
+{
+    memset(now.threads[current].specific, 0, sizeof now.threads[current].specific);
+    now.threads[current].dead = true;
+    fh_heap_current = &fh_heap_none;
+}
+
+void fork_here(void)
+{
+    now.process++;
+    if (now.wiped_on_fork != NULL)
+        memset(now.wiped_on_fork, 0, PAGE_BYTES);
+    for (int thread = 0; thread <= THREADS_MAX; thread++) {
+        now.threads[thread].dead = thread != current;
+        if (thread != current) {
+            now.threads[thread].heap = &fh_heap_none;
+            memset(now.threads[thread].specific, 0, sizeof now.threads[thread].specific);
+        }
+    }
 }
 
 void machine_end_threads(void)
@@ -301,6 +325,7 @@ void machine_end_threads(void)
     for (int thread = 0; thread <= THREADS_MAX; thread++) {
         be_thread(thread);
         exit_thread();
+        now.threads[thread].dead = thread != THREADS_MAX; /* the test itself looks for the others */
     }
 }
 
@@ -465,6 +490,28 @@ void fh_os_prefer_small_pages(void *start, size_t bytes)
 {
     (void)start;
     (void)bytes;
+}
+
+/* A thread that is started where another one died has its number. */
+bool fh_os_identify_thread(uint32_t *process, uint32_t *thread)
+{
+    *process = now.process;
+    *thread = (uint32_t)current + 1;
+    return true;
+}
+
+bool fh_os_thread_is_gone(uint32_t process, uint32_t thread)
+{
+    fh_sched_point(&now.threads[thread - 1], "is it gone");
+    const struct logical *logical = &now.threads[thread - 1];
+    return process == now.process && (logical->dead || logical->frozen);
+}
+
+bool fh_os_wipe_on_fork(void *start, size_t bytes)
+{
+    CHECK(bytes == PAGE_BYTES);
+    now.wiped_on_fork = start;
+    return true;
 }
 
 bool fh_os_move(void *from, void *to, size_t bytes)

@@ -248,6 +248,92 @@ static void home_again(void)
 
 SCENARIO(home_is_another_thread_now, .setup = full_pool, .program = {home_again, newcomer});
 
+/* ---- Threads that die without a word ----------------------------------------------------------
+ */
+
+/* A slow path that looks for dead threads if that is due: nothing is at hand after a flush. */
+static void look_for_the_dead(void)
+{
+    int slot = 36 + machine_thread();
+    flush();
+    take(slot, 2 * FH_POOL_BYTES);
+    give(slot);
+}
+
+/* Each thread has a heap and a block, and a look is due. */
+static void three_heaps(void)
+{
+    for (int thread = THREADS_MAX; thread-- > 0;) {
+        be_thread(thread);
+        take(thread, BLOCK_BYTES);
+        look_for_the_dead(); /* the first look only sets the time */
+    }
+    pass_ms(FH_PURGE_INTERVAL_MS + 1);
+}
+
+static void looker(void)
+{
+    look_for_the_dead();
+    take(21, BLOCK_BYTES);
+    pass_ms(FH_PURGE_INTERVAL_MS + 1);
+    look_for_the_dead();
+}
+
+static void trim_looker(void)
+{
+    trim();
+}
+
+static void dies(void)
+{
+    take_all(3, 4 + POOL_BLOCKS, BLOCK_BYTES);
+    give_all(3, 4 + POOL_BLOCKS);
+    die();
+}
+
+/* Thread 0 is dead before it starts. */
+static void one_dead(void)
+{
+    three_heaps();
+    die();
+}
+
+static void another_of_its_number(void)
+{
+    start_thread();
+    take(4, BLOCK_BYTES);
+    give(0);
+}
+
+SCENARIO(dead_and_looked_for, .setup = three_heaps, .program = {dies, looker});
+SCENARIO(dead_and_looked_for_twice, .setup = three_heaps, .program = {dies, trim_looker, looker});
+SCENARIO(dead_and_of_the_same_number, .setup = one_dead,
+         .program = {another_of_its_number, trim_looker, trim_looker});
+
+static void forked(void)
+{
+    three_heaps();
+    fork_here();
+}
+
+static void survivor(void)
+{
+    look_for_the_dead();
+    take(4, BLOCK_BYTES);
+    give(0);
+}
+
+static void child_thread(void)
+{
+    start_thread();
+    trim();
+    take(32 + machine_thread(), BLOCK_BYTES);
+    trim();
+}
+
+SCENARIO(forked_and_both_look, .setup = forked, .program = {survivor, child_thread});
+SCENARIO(forked_and_three_look, .setup = forked, .program = {survivor, child_thread, child_thread});
+
 static void first_0(void)
 {
     take(0, BLOCK_BYTES);

@@ -75,7 +75,9 @@ void give_all(int first, int end);
 void flush(void);          /* give the thread's caches back */
 void trim(void);           /* the same, and free pages to the system */
 void exit_thread(void);    /* as a thread's end does; later calls are those of other destructors */
-void start_thread(void);   /* after exit_thread(): another one, in the same context */
+void start_thread(void);   /* after these: another one, in the same context */
+void die(void);            /* end without a word */
+void fork_here(void);      /* this is the child now: the others are dead */
 void pass_ms(uint32_t ms); /* on the clock, for everybody */
 
 /* ---- The machine (machine.c) ------------------------------------------------------------------
