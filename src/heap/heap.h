@@ -104,6 +104,29 @@ FH_ALWAYS_INLINE bool fh_heap_try_set_busy(struct fh_heap *heap)
     return FH_TEST_AND_CLEAR_BIT(&heap->fast_below, FH_SMALL_SHIFT);
 }
 
+/* The same on the fast paths. What the guard against handlers costs there can be measured: without
+ * it (the option FH_SIGNAL_GUARD) everything works but malloc in a handler. */
+#if !defined(FH_SIGNAL_GUARD)
+#define FH_SIGNAL_GUARD 1
+#endif
+
+FH_ALWAYS_INLINE void fh_heap_guard(struct fh_heap *heap)
+{
+    if (FH_SIGNAL_GUARD)
+        fh_heap_set_busy(heap);
+}
+
+FH_ALWAYS_INLINE void fh_heap_unguard(struct fh_heap *heap)
+{
+    if (FH_SIGNAL_GUARD)
+        fh_heap_set_idle(heap);
+}
+
+FH_ALWAYS_INLINE bool fh_heap_try_guard(struct fh_heap *heap)
+{
+    return !FH_SIGNAL_GUARD || fh_heap_try_set_busy(heap);
+}
+
 /* ---- Off the fast path ------------------------------------------------------------------------
  */
 
@@ -133,13 +156,13 @@ void fh_heap_free_outside(void *memory);
 /* A ready block of the class, or whatever it takes; the heap is idle. */
 FH_ALWAYS_INLINE void *fh_heap_take(struct fh_heap *heap, size_t class_index)
 {
-    fh_heap_set_busy(heap);
+    fh_heap_guard(heap);
     struct fh_block *block = heap->ready[class_index];
     if (FH_UNLIKELY(block == NULL))
         return fh_heap_refill(heap, (unsigned)class_index);
     heap->ready[class_index] = block->next;
     __builtin_prefetch(block->next, 1); /* the next malloc pops it, and its caller writes to it */
-    fh_heap_set_idle(heap);
+    fh_heap_unguard(heap);
     return block;
 }
 
@@ -176,12 +199,13 @@ FH_ALWAYS_INLINE bool owns(const struct fh_heap *heap, const struct fh_pool *poo
 FH_ALWAYS_INLINE void fh_heap_free_in_pool(struct fh_pool *pool, void *memory)
 {
     struct fh_heap *heap = fh_heap_of_thread();
-    if (FH_UNLIKELY(!owns(heap, pool) || !fh_heap_try_set_busy(heap))) {
+    if (FH_UNLIKELY(!owns(heap, pool) || !fh_heap_try_guard(heap))) {
         fh_heap_free_not_owner(heap, pool, memory);
         return;
     }
-    if (FH_UNLIKELY(!owns(heap, pool))) { /* a handler came in between and gave the pool up */
-        fh_heap_set_idle(heap);
+    if (FH_SIGNAL_GUARD &&
+        FH_UNLIKELY(!owns(heap, pool))) { /* a handler came in between and gave the pool up */
+        fh_heap_unguard(heap);
         fh_heap_free_not_owner(heap, pool, memory);
         return;
     }
@@ -194,7 +218,7 @@ FH_ALWAYS_INLINE void fh_heap_free_in_pool(struct fh_pool *pool, void *memory)
         fh_heap_countdown_ended(heap, pool);
         return;
     }
-    fh_heap_set_idle(heap);
+    fh_heap_unguard(heap);
 }
 
 FH_ALWAYS_INLINE void fh_heap_free(void *memory)
@@ -220,14 +244,14 @@ FH_ALWAYS_INLINE void *fh_heap_calloc(size_t bytes)
     if (FH_UNLIKELY(bytes >= heap->fast_below))
         return fh_heap_calloc_slow(bytes);
     size_t class_index = fh_class_of_small(bytes);
-    fh_heap_set_busy(heap);
+    fh_heap_guard(heap);
     struct fh_block *block = heap->ready[class_index];
     if (FH_UNLIKELY(block == NULL)) {
-        fh_heap_set_idle(heap);
+        fh_heap_unguard(heap);
         return fh_heap_calloc_slow(bytes);
     }
     heap->ready[class_index] = block->next;
-    fh_heap_set_idle(heap);
+    fh_heap_unguard(heap);
     return __builtin_memset(block, 0, bytes < FH_BLOCK_ALIGN_BYTES ? FH_BLOCK_ALIGN_BYTES : bytes);
 }
 
