@@ -25,19 +25,28 @@
 extern "C" {
 #endif
 
-/* ---- The raw domain --------------------------------------------------------------------------
+/* ---- The three domains -----------------------------------------------------------------------
  *
- * Memory with CPython's raw contract (PyMem_RawMalloc and its family): no lock of the caller's is
- * needed. Every block is aligned to 16. A failure is NULL with errno ENOMEM; nothing else changes.
+ * Memory with CPython's contracts (PyMem_RawMalloc, PyMem_Malloc, PyObject_Malloc and their
+ * families). A domain says what a block is for: raw for anything, mem for buffers, obj for objects.
+ * As long as nobody sets an allocator, all three are the same lock-free memory. A block goes back
+ * through the domain that it came from. Every block is aligned to 16. A failure is NULL with errno
+ * ENOMEM; nothing else changes.
  */
+
+typedef enum fh_domain { FH_DOMAIN_RAW = 0, FH_DOMAIN_MEM = 1, FH_DOMAIN_OBJ = 2 } fh_domain;
 
 /** A block of at least `bytes`, uninitialised. 0 counts as 1, so that each block is distinct and
  * success is never NULL. Returns NULL with ENOMEM if memory is short or `bytes` > PTRDIFF_MAX. */
 FH_API void *fh_raw_malloc(size_t bytes);
+FH_API void *fh_mem_malloc(size_t bytes);
+FH_API void *fh_obj_malloc(size_t bytes);
 
 /** As fh_raw_malloc(count * bytes), filled with zeros. NULL with ENOMEM if the product overflows.
  */
 FH_API void *fh_raw_calloc(size_t count, size_t bytes);
+FH_API void *fh_mem_calloc(size_t count, size_t bytes);
+FH_API void *fh_obj_calloc(size_t count, size_t bytes);
 
 /** Resize a block, keeping its first min(old, new) bytes.
  *
@@ -48,14 +57,65 @@ FH_API void *fh_raw_calloc(size_t count, size_t bytes);
  * memory is short or `bytes` > PTRDIFF_MAX; `block` is then untouched and still the caller's. Any
  * thread may resize any block, but no two the same block at once. */
 FH_API void *fh_raw_realloc(void *block, size_t bytes);
+FH_API void *fh_mem_realloc(void *block, size_t bytes);
+FH_API void *fh_obj_realloc(void *block, size_t bytes);
 
 /** Give a block back, from any thread; NULL does nothing. Preserves errno. A pointer that is not
  * in Freehold's memory is named on stderr and aborts the program. */
 FH_API void fh_raw_free(void *block);
+FH_API void fh_mem_free(void *block);
+FH_API void fh_obj_free(void *block);
 
-/** A block of at least `bytes`, aligned to `alignment`, a power of two.
- * Returns NULL with EINVAL for any other alignment, with ENOMEM as fh_raw_malloc(). */
+/** A block of at least `bytes` of the domain, aligned to `alignment`, a power of two.
+ * Returns NULL with EINVAL for any other alignment, for an unknown domain, and for more than 16
+ * where an allocator was set, which has no such call; with ENOMEM as fh_raw_malloc(). */
+FH_API void *fh_aligned_alloc(fh_domain domain, size_t alignment, size_t bytes);
+
+/** The same of the raw domain. */
 FH_API void *fh_raw_aligned_alloc(size_t alignment, size_t bytes);
+
+/** Memory for `count` objects of a type, from mem: NULL with ENOMEM if that is too much.
+ * CPython's PyMem_New. */
+#define fh_new(type, count) ((type *)fh_new_array((count), sizeof(type)))
+
+/** Resize it; `pointer` is assigned even if the result is NULL, so keep its old value if you
+ * need it (CPython's PyMem_Resize). */
+#define fh_resize(pointer, type, count)                                                            \
+    ((pointer) = (type *)fh_resize_array((pointer), (count), sizeof(type)))
+
+#define fh_del(pointer) fh_mem_free(pointer)
+
+/** What fh_new() and fh_resize() call: fh_mem_malloc() and fh_mem_realloc() of count * bytes,
+ * NULL with ENOMEM where the product is more than PTRDIFF_MAX. */
+FH_API void *fh_new_array(size_t count, size_t bytes);
+FH_API void *fh_resize_array(void *block, size_t count, size_t bytes);
+
+/* ---- Replacing and wrapping a domain ----------------------------------------------------------
+ */
+
+/** What a domain's calls go to. Fields and their order are those of CPython's PyMemAllocatorEx.
+ * The functions keep the contracts above (but for sizes, which are checked before they are called).
+ * Any thread may call them at any time, so long as the program calls the domain from any. */
+typedef struct fh_allocator {
+    void *context; /* passed to each */
+    void *(*malloc)(void *context, size_t bytes);
+    void *(*calloc)(void *context, size_t count, size_t bytes);
+    void *(*realloc)(void *context, void *block, size_t bytes);
+    void (*free)(void *context, void *block);
+} fh_allocator;
+
+/** Fill in `out` with what the domain's calls go to now; all NULL for an unknown domain. */
+FH_API void fh_get_allocator(fh_domain domain, fh_allocator *out);
+
+/** From now on the domain's calls go to a copy of `allocator`. A call that has begun ends with the
+ * one that it began with; none sees parts of both. Blocks that live already will be freed through
+ * the new one: unless there are none yet, it has to wrap the one before (fh_get_allocator) and
+ * pass on what it does not know. The malloc family does not go through domains. Two threads that
+ * set at once leave either. Each distinct allocator takes 48 bytes for ever.
+ *
+ * Returns 0, or -1 with EINVAL for an unknown domain or a NULL function, ENOMEM if memory is
+ * short. Not for signal handlers. */
+FH_API int fh_set_allocator(fh_domain domain, const fh_allocator *allocator);
 
 /* ---- Sizes, ownership, memory return --------------------------------------------------------- */
 

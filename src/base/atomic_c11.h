@@ -71,6 +71,7 @@ FH_DEFINE_CAS(fh_cas_relaxed_u32, uint32_t, __ATOMIC_RELAXED)
 FH_DEFINE_LOAD(fh_load_acquire_ptr, void *, __ATOMIC_ACQUIRE)
 FH_DEFINE_LOAD(fh_load_relaxed_ptr, void *, __ATOMIC_RELAXED)
 FH_DEFINE_STORE(fh_store_relaxed_ptr, void *, __ATOMIC_RELAXED)
+FH_DEFINE_STORE(fh_store_release_ptr, void *, __ATOMIC_RELEASE)
 FH_DEFINE_CAS(fh_cas_acq_rel_ptr, void *, __ATOMIC_ACQ_REL)
 
 FH_DEFINE_QUIET_LOAD(fh_load_own_u8, uint8_t)

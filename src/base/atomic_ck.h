@@ -97,6 +97,11 @@ FH_ALWAYS_INLINE void fh_store_relaxed_ptr(void **at, void *value)
     ck_pr_store_ptr(at, value);
 }
 
+FH_ALWAYS_INLINE void fh_store_release_ptr(void **at, void *value)
+{
+    ck_pr_store_ptr(at, value);
+}
+
 FH_ALWAYS_INLINE bool fh_cas_acq_rel_ptr(void **at, void **expected, void *desired)
 {
     return ck_pr_cas_ptr_value(at, *expected, desired, expected);

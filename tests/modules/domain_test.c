@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* domain/raw.c: CPython's contract, where C leaves a choice. */
+/* domain/domain.c: CPython's contract, where C leaves a choice. */
 #include "modules.h"
 
 #include <errno.h>
