@@ -7,15 +7,19 @@ storms="sizes producers orphans kills signals jumps forks exits limits"
 
 usage() {
     cat <<END_OF_USAGE
-usage: stress/run.sh [--seconds N] [--seed S] [--lib PATH] [name ...]
+usage: stress/run.sh [--seconds N] [--count N] [--seed S] [--lib PATH] [--full] [--peers]
+                     [name ...]
 
 Runs storms ($storms)
 and, if it is named, the stall map (stallmap). Without names: all storms.
 
-  --seconds N  seconds for each storm (default 30)
+  --seconds N  seconds for each storm (default 30; limits goes on until every n has failed)
+  --count N    end a storm after N of its events (children, handlers, faults, ...); without
+               --seconds however long it takes, with it an anomaly if the time is too short
   --seed S     what the random numbers come from (default: the time)
   --lib PATH   a library to preload instead of Freehold; "glibc" for none
-  --full       stallmap: hold the thread at every instruction
+  --full       stallmap: hold the thread at every instruction; some minutes
+  --peers      stallmap: also other allocators, as far as they are installed
   -h, --help   this text
 
 FH_BUILD names the build directory to use; otherwise build/stress is made.
@@ -30,24 +34,28 @@ die() {
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=${FH_BUILD:-$root/build/stress}
-seconds=30
+seconds=
+count=
 seed=$(date +%s)
 library=
 full=
+peers=
 names=
 
 while [ $# -gt 0 ]; do
     case $1 in
-    --seconds | --seed | --lib)
+    --seconds | --count | --seed | --lib)
         [ $# -ge 2 ] || die "$1 needs a value"
         case $1 in
         --seconds) seconds=$2 ;;
+        --count) count=$2 ;;
         --seed) seed=$2 ;;
         --lib) library=$2 ;;
         esac
         shift
         ;;
     --full) full=--full ;;
+    --peers) peers=yes ;;
     -h | --help)
         usage
         exit 0
@@ -66,9 +74,10 @@ while [ $# -gt 0 ]; do
     shift
 done
 : "${names:=$storms}"
-for number in "$seconds" "$seed"; do
+[ -n "$seconds$count" ] || seconds=30
+for number in "${seconds:-0}" "${count:-0}" "${seed:-none}"; do
     case $number in
-    '' | *[!0-9]*) die "not a number: $number" ;;
+    *[!0-9]*) die "not a number: $number" ;;
     esac
 done
 
@@ -128,13 +137,15 @@ stop() {
 trap stop INT TERM
 trap 'rm -f "$results"' EXIT
 
-echo "seed $seed, $seconds s a storm, ${library:-glibc}"
+end="${seconds:+--seconds $seconds }${count:+--count $count }"
+echo "seed $seed, each storm ${end}with ${library:-glibc}"
 # shellcheck disable=SC2086 # a list of names
-echo "again: sh stress/run.sh --seconds $seconds --seed $seed --lib ${library:-glibc}" $names
+echo "again: sh stress/run.sh ${end}--seed $seed --lib ${library:-glibc}" $names
 
 run_storm() {
     # In the background, so that a signal to this script is not kept waiting.
-    env LD_PRELOAD="$library" "$build/stress/storm" --seconds "$seconds" --seed "$seed" "$1" \
+    # shellcheck disable=SC2086 # a list of options
+    env LD_PRELOAD="$library" "$build/stress/storm" $end --seed "$seed" "$1" \
         >"$results.one" &
     child=$!
     status=0
@@ -149,11 +160,24 @@ run_storm() {
     [ "$status" = 0 ] || failed=1
 }
 
+# Its exit status speaks of the first library alone.
+run_stallmap() {
+    set -- "${library:-glibc}"
+    if [ -n "$peers" ]; then
+        for peer in /usr/lib/*/libjemalloc.so.2 /usr/lib/*/libmimalloc.so.[0-9].[0-9] \
+            /usr/lib/*/libtcmalloc_minimal.so.4; do
+            [ ! -f "$peer" ] || set -- "$@" "$peer"
+        done
+        set -- "$@" glibc
+    fi
+    # shellcheck disable=SC2086 # an option or nothing
+    "$build/stress/stallmap" $full --gate "$@" || failed=1
+}
+
 failed=0
 for name in $names; do
     if [ "$name" = stallmap ]; then
-        # shellcheck disable=SC2086 # an option or nothing
-        "$build/stress/stallmap" $full --gate "${library:-glibc}" || failed=1
+        run_stallmap
     else
         run_storm "$name"
     fi

@@ -1,25 +1,41 @@
 /* SPDX-License-Identifier: MIT */
 /* stallmap: at which instructions does a stopped thread stop others?
  *
- *   stallmap [--full] [--every N] [--gate] LIBRARY...   LIBRARY: path of a shared library, or
- * "glibc"
+ *   stallmap [--full] [--every N] [--row TEXT]... [--gate | --must-block] [--lock] LIBRARY...
+ *
+ * LIBRARY is the path of a shared library, or "glibc". --row chooses the operations whose names
+ * contain the text. The exit status is 1 if a row could not be measured; with --gate also if the
+ * first library's own code blocks or a row of it is not complete; with --must-block also if in one
+ * of the rows nothing was found to block. It is 77 where ptrace is not allowed. --lock is the
+ * control: clock_gettime(), which an allocator may call where it returns memory, then takes a lock,
+ * and the map must show that.
  *
  * For each operation and library stallmap starts itself again, with the library preloaded, and
- * steps one thread of that child, the victim, through the operation (ptrace). At each instruction
- * address that is new, and at every N-th step (--full: at all), the victim is held, and five other
- * threads must each finish a batch: small blocks, large ones (300 KiB), huge ones (5 MiB), frees of
- * blocks that the victim allocated, and the start of a thread that allocates. If one of them does
- * not finish in time, and not after a second wait either, the instruction blocks; the victim is
- * then stepped on, and every step counts, until all have finished.
+ * steps one thread of that child, the victim, through the operation (ptrace). Where the victim is
+ * held, five other threads must each finish a batch: small blocks, large ones (300 KiB), huge ones
+ * (5 MiB), frees of blocks that the victim allocated, and the start of a thread that allocates.
+ * They take turns, so that each of them does all of it. If one does not finish in time, and not
+ * after a second wait either, the instruction blocks; the victim is then stepped on, and every step
+ * counts, until all have finished. Time in which the threads were stopped, or were ready to run and
+ * had no processor, is not counted. A row that blocks is cut short a few seconds later.
+ *
+ * --full holds the victim after every instruction, FULL_HOLDS times in a row. From there on it is
+ * held up to FULL_REPEATS times on each path (an instruction address, and the targets of the last
+ * four jumps before it); without --full, once on each path from the start. Either way it is then
+ * also held at every N-th step, with N doubled after each SAMPLES_PER_RATE such holds.
+ *
+ * Others go on at full speed between two instructions of the victim. So under --full its own
+ * compare-and-swap may fail again and again; that no call of a thread waits for another thread's is
+ * what is measured, not how long the slowest one takes.
  *
  * A stop inside libc or the loader, outside any call of the allocator, is counted as libc's:
  * starting and ending a thread takes libc's own locks under every allocator. So is a stop at which
- * all who wait wait for a futex in libc's or the loader's memory. With --gate the exit status is 1
- * if a library's own code blocks.
+ * all who wait wait for a futex in libc's or the loader's memory. These are listed apart.
  *
  * Two limits: a zero is what was seen, not a proof; and counts above zero may be a few instructions
  * too high, as a woken thread takes a moment to run.
  */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
@@ -60,15 +76,25 @@ enum {
     LIMIT_AGAIN_MS = 60,     /* the same where this code has blocked before in this row */
     SETTLE_US = 150,     /* for a woken thread to finish, after each step of a blocked stretch */
     SETTLE_STEPS = 5000, /* after so many blocked steps, less patience */
-    BLOCKED_ROW_SECONDS = 5, /* a row that blocks is cut short after this */
-    ROW_SECONDS = 40,        /* any row */
-    FULL_ROW_SECONDS = 3600,
+    BLOCKED_ROW_SECONDS = 8, /* a row that blocks is cut short after this */
+    ROW_SECONDS = 3600,      /* any row */
     DEADLOCK_SECONDS = 10,
+    PROGRESS_SECONDS = 10,
+    NOT_ALLOWED = 77, /* exit status */
+
+    STARVED_SECONDS = 600, /* so long a batch may be without a processor */
+
+    FULL_HOLDS = 150 * 1000, /* with --full, at every instruction up to here ... */
+    FULL_REPEATS = 20,       /* ... and so often on each path from here */
+    PATHS_MAX = 200 * 1000,  /* paths that are remembered in a row */
 
     WORKERS = 5,
-    WARM_ROUNDS = 3,
-    GIFTS = 40 * 1000,
+    WARM_ROUNDS = 2 * WORKERS,
     GIFT_SIZES = 12,
+    GIFTS_FEW = 40 * 1000,
+    GIFTS_MAX = 1000 * 1000, /* one for each hold */
+    KEPT_ROUNDS = 8,
+    SMALL_BATCH = 64,
 };
 
 enum role { SMALL_ROLE, LARGE_ROLE, HUGE_ROLE, GIFT_ROLE, STARTER_ROLE };
@@ -83,6 +109,8 @@ struct control {
     _Atomic int victim;             /* its thread id, once it waits to be traced */
     _Atomic uint32_t seized;
     _Atomic uint32_t gifts_taken;
+    uint32_t gifts;
+    bool clock_has_lock;
     _Atomic int worker_tids[WORKERS];
     uintptr_t end;       /* stepping ends here, or with the thread */
     uintptr_t family[8]; /* entries of the allocator */
@@ -101,31 +129,70 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t timeout_u
     syscall(SYS_futex, word, FUTEX_WAIT, value, timeout_us < 0 ? NULL : &timeout, NULL, 0);
 }
 
+/* This program's function stands before libc's for every library in the process. */
+int clock_gettime(clockid_t clock, struct timespec *out)
+{
+    static _Atomic uint32_t lock;
+    bool locked = control != NULL && control->clock_has_lock;
+    while (locked && atomic_exchange(&lock, 1) != 0)
+        sched_yield();
+    int result = (int)syscall(SYS_clock_gettime, clock, out);
+    if (locked)
+        atomic_store(&lock, 0);
+    return result;
+}
+
 static void fail(const char *what)
 {
     fprintf(stderr, "stallmap: %s: %s\n", what, strerror(errno));
     exit(2);
 }
 
+static void map_control(int file)
+{
+    void *start = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (start == MAP_FAILED)
+        fail("mmap");
+    control = start;
+}
+
 /* ---- The child: operations --------------------------------------------------------------------
  */
 
-static void *gifts[GIFTS];
+static void *gifts[GIFTS_MAX];
 
-static void give(void)
+/* Among the first ones are large and huge blocks; the many after them are small, for memory's sake.
+ */
+static size_t gift_bytes(size_t index)
 {
     static const size_t sizes[GIFT_SIZES] = {16,  48,  64,   100, 200, 400,
                                              496, 700, 1000, 64,  32,  2000};
-    for (size_t i = 0; i < GIFTS; i++)
-        gifts[i] = malloc(sizes[i % GIFT_SIZES]);
+    if (index >= GIFTS_FEW)
+        return sizes[index % (GIFT_SIZES / 2)];
+    if (index % 256 == 128)
+        return HUGE_BYTES;
+    return index % 64 == 32 ? LARGE_BYTES : sizes[index % GIFT_SIZES];
+}
+
+static void give(void)
+{
+    for (size_t i = 0; i < control->gifts; i++)
+        gifts[i] = malloc(gift_bytes(i));
+}
+
+static void touch(void *block)
+{
+    *(volatile char *)block = 1;
 }
 
 static void *blocks[16 * KIB];
 
 static void take(size_t count, size_t bytes)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         blocks[i] = malloc(bytes);
+        touch(blocks[i]);
+    }
 }
 
 static void release(size_t count)
@@ -279,14 +346,9 @@ enum { OPERATIONS = sizeof(operations) / sizeof(operations[0]) };
 /* ---- The child: workers -----------------------------------------------------------------------
  */
 
-static void touch(void *block)
-{
-    *(volatile char *)block = 1;
-}
-
 static void batch_of(size_t count, size_t bytes)
 {
-    void *batch[64];
+    void *batch[SMALL_BATCH];
     for (size_t i = 0; i < count; i++) {
         batch[i] = malloc(bytes);
         touch(batch[i]);
@@ -295,26 +357,41 @@ static void batch_of(size_t count, size_t bytes)
         free(batch[i]);
 }
 
+/* A batch is kept for some rounds, so that pools fill up, and is then freed by whoever has the
+ * turn: mostly another thread. */
+static void small_batch(uint32_t round)
+{
+    static void *kept[KEPT_ROUNDS][SMALL_BATCH];
+    void **batch = kept[round % KEPT_ROUNDS];
+    size_t bytes = (size_t)16 << round % 10;
+    for (size_t i = 0; i < SMALL_BATCH; i++) {
+        free(batch[i]);
+        batch[i] = malloc(bytes);
+        touch(batch[i]);
+    }
+}
+
 static void *allocate_once(void *unused)
 {
     batch_of(1, 64);
     return unused;
 }
 
+/* In turn the oldest, from pools long full, and the newest, from those the victim uses. */
 static void free_a_gift(void)
 {
     uint32_t index = atomic_fetch_add(&control->gifts_taken, 1);
-    if (index < GIFTS)
-        free(gifts[index]);
+    if (index < control->gifts)
+        free(gifts[index % 2 == 0 ? index / 2 : control->gifts - 1 - index / 2]);
 }
 
 static void batch(enum role role, uint32_t round)
 {
     pthread_t thread;
     if (role == SMALL_ROLE)
-        batch_of(64, (size_t)16 << (round % 10));
+        small_batch(round);
     else if (role == LARGE_ROLE)
-        batch_of(2, LARGE_BYTES);
+        batch_of(1 + round % 7, LARGE_BYTES);
     else if (role == HUGE_ROLE)
         batch_of(1, HUGE_BYTES);
     else if (role == GIFT_ROLE)
@@ -325,13 +402,13 @@ static void batch(enum role role, uint32_t round)
 
 static void *work(void *argument)
 {
-    enum role role = (enum role)(uintptr_t)argument;
-    atomic_store(&control->worker_tids[role], (int)syscall(SYS_gettid));
+    uint32_t self = (uint32_t)(uintptr_t)argument;
+    atomic_store(&control->worker_tids[self], (int)syscall(SYS_gettid));
     for (uint32_t round = 0;; round++) {
         while (atomic_load(&control->round) == round)
             futex_wait(&control->round, round, -1);
-        batch(role, round + 1);
-        atomic_store(&control->done[role], round + 1);
+        batch((enum role)((self + round) % WORKERS), round + 1);
+        atomic_store(&control->done[self], round + 1);
         atomic_fetch_add(&control->finished, 1);
         futex_wake_all(&control->finished);
     }
@@ -384,13 +461,13 @@ static bool preloaded(void)
 static int child_main(int file, size_t operation)
 {
     pthread_t thread;
-    control = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    alarm(FULL_ROW_SECONDS);
+    map_control(file);
+    alarm(ROW_SECONDS);
     note_entries();
-    if (control == MAP_FAILED || !preloaded())
+    if (!preloaded())
         return 2;
-    for (uintptr_t role = 0; role < WORKERS; role++)
-        if (pthread_create(&thread, NULL, work, (void *)role) != 0)
+    for (uintptr_t worker = 0; worker < WORKERS; worker++)
+        if (pthread_create(&thread, NULL, work, (void *)worker) != 0)
             return 2;
     take(400, 100); /* what the victim frees remotely */
     if (operations[operation].at_first)
@@ -512,10 +589,11 @@ static void describe(const struct maps *maps, uintptr_t address, char *text, siz
 enum blame { ITS_OWN, LIBCS, BLAMES };
 
 struct row {
-    uint64_t steps, holds;
-    uint64_t blocked[BLAMES]; /* instructions */
-    uint64_t windows[BLAMES]; /* stretches of them */
-    char first[BLAMES][200];
+    uint64_t steps;           /* states after an instruction of the operation ... */
+    uint64_t held;            /* ... at so many of which others were to go on */
+    uint64_t blocked[BLAMES]; /* ... and did not */
+    uint64_t windows[BLAMES]; /* stretches of those */
+    char first[BLAMES][200], waiters[BLAMES][80];
     const char *cut; /* why it ended early, or NULL */
 };
 
@@ -527,11 +605,12 @@ struct victim {
     bool inside;                  /* a call of the allocator */
     uintptr_t entry_stack;
     struct user_regs_struct registers;
-    double deadline;
+    uint64_t path; /* 16 bits of each of the last four jumps' targets */
+    double deadline, next_progress;
     struct row row;
 };
 
-static bool full, gate;
+static bool full, gate, must_block, with_lock;
 static cpu_set_t everywhere; /* where the children's threads may run */
 static uint64_t every = EVERY;
 
@@ -597,6 +676,80 @@ static bool all_wait_for_libc(struct victim *victim)
     return any;
 }
 
+/* State of a thread, as ps has it: R may run, D and S sleep, T is stopped. */
+static char state_of(pid_t process, const char *thread)
+{
+    char name[300], line[512], state = '?';
+    snprintf(name, sizeof(name), "/proc/%d/task/%s/stat", process, thread);
+    FILE *file = fopen(name, "re");
+    if (file == NULL)
+        return state;
+    if (fgets(line, sizeof(line), file) != NULL && strrchr(line, ')') != NULL)
+        sscanf(strrchr(line, ')'), ") %c", &state);
+    fclose(file);
+    return state;
+}
+
+/* Is a thread other than the victim ready to run, or stopped? */
+static bool any_could_run(const struct victim *victim)
+{
+    char name[64];
+    bool found = false;
+    snprintf(name, sizeof(name), "/proc/%d/task", victim->process);
+    DIR *threads = opendir(name);
+    const struct dirent *thread;
+    while (threads != NULL && !found && (thread = readdir(threads)) != NULL) {
+        char state = thread->d_name[0] == '.' || atoi(thread->d_name) == victim->thread
+                         ? '.'
+                         : state_of(victim->process, thread->d_name);
+        found = state == 'R' || state == 'D' || state == 'T';
+    }
+    if (threads != NULL)
+        closedir(threads);
+    return found;
+}
+
+static int64_t cpu_us(pid_t process)
+{
+    clockid_t clock;
+    struct timespec time;
+    if (clock_getcpuclockid(process, &clock) != 0 || clock_gettime(clock, &time) != 0)
+        return 0;
+    return (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000;
+}
+
+/* True: the workers finished. False: they sleep, or have had a processor for long enough. */
+static bool wait_patiently(struct victim *victim, int64_t limit_ms)
+{
+    if (wait_for_workers(limit_ms * 1000))
+        return true;
+    int64_t cpu_before_us = cpu_us(victim->process);
+    double end = now() + STARVED_SECONDS;
+    do {
+        if (wait_for_workers(limit_ms * 1000))
+            return true;
+    } while (any_could_run(victim) && now() < end &&
+             cpu_us(victim->process) - cpu_before_us < limit_ms * 1000);
+    return false;
+}
+
+/* Role and state of each worker that has not finished. */
+static void describe_waiters(const struct victim *victim, char *text, size_t bytes)
+{
+    static const char *const roles[WORKERS] = {"small", "large", "huge", "free", "start"};
+    uint32_t round = atomic_load(&control->round);
+    size_t length = 0;
+    for (uint32_t i = 0; i < WORKERS && length < bytes; i++) {
+        char thread[24];
+        if (atomic_load(&control->done[i]) == round)
+            continue;
+        snprintf(thread, sizeof(thread), "%d", control->worker_tids[i]);
+        length +=
+            (size_t)snprintf(text + length, bytes - length, " %s:%c",
+                             roles[(i + round - 1) % WORKERS], state_of(victim->process, thread));
+    }
+}
+
 static enum blame who_blocks(struct victim *victim)
 {
     if (!victim->inside)
@@ -626,16 +779,28 @@ static void note_position(struct victim *victim)
 }
 
 static pid_t watched;
+static volatile sig_atomic_t gave_up;
 
 static void give_up(int number)
 {
     (void)number;
+    gave_up = 1;
     kill(watched, SIGKILL);
+}
+
+enum { INSTRUCTION_BYTES_MAX = 15 };
+
+static void note_jump(struct victim *victim, uintptr_t before)
+{
+    uintptr_t pc = victim->registers.rip;
+    if (pc - before > INSTRUCTION_BYTES_MAX)
+        victim->path = victim->path << 16 | (pc * 0x9e3779b97f4a7c15u) >> 48;
 }
 
 /* One instruction. False: the thread ended, or stands still even though nobody holds it. */
 static bool step(struct victim *victim)
 {
+    uintptr_t before = victim->registers.rip;
     intptr_t pass_on = 0;
     int status;
     for (;;) {
@@ -643,15 +808,19 @@ static bool step(struct victim *victim)
             return false;
         if (waitpid(victim->thread, &status, __WALL) != victim->thread || !WIFSTOPPED(status))
             return false;
-        if (WSTOPSIG(status) == SIGTRAP)
+        if (status >> 8 == SIGTRAP)
             break;
-        pass_on = WSTOPSIG(status);
+        /* A signal is passed on; what is in the higher bits is ptrace's news, such as a stop. */
+        pass_on = status >> 16 == 0 ? WSTOPSIG(status) : 0;
     }
     if (ptrace(PTRACE_GETREGS, victim->thread, NULL, &victim->registers) != 0)
         return false;
+    if (victim->registers.rip == control->end)
+        return false;
     victim->row.steps++;
+    note_jump(victim, before);
     note_position(victim);
-    return victim->registers.rip != control->end;
+    return true;
 }
 
 static void begin_round(void)
@@ -660,39 +829,48 @@ static void begin_round(void)
     futex_wake_all(&control->round);
 }
 
-/* Step on until all workers have finished. False: the operation ended. */
+/* Step on until all workers have finished. False: the operation ended, or is not looked at any
+ * longer. */
 static bool step_until_released(struct victim *victim, enum blame blame)
 {
     struct row *row = &victim->row;
     for (;;) {
+        row->held++;
         row->blocked[blame]++;
-        bool more = step(victim);
-        if (!more || wait_for_workers(row->blocked[blame] < SETTLE_STEPS ? SETTLE_US : 10))
-            return more;
+        if (!step(victim))
+            return false;
+        if (wait_for_workers(row->blocked[blame] < SETTLE_STEPS ? SETTLE_US : 10))
+            break;
         if (now() > victim->deadline) {
-            row->cut = "+";
+            row->held++;
+            row->blocked[blame]++;
+            row->cut = "it blocks";
             return false;
         }
     }
+    row->held++;
+    return true;
 }
 
-/* False: the operation ended. */
+/* False as step_until_released(). */
 static bool hold(struct victim *victim)
 {
     struct row *row = &victim->row;
-    row->holds++;
     begin_round();
     bool seen = row->windows[ITS_OWN] != 0 && victim->inside;
     seen = seen || (row->windows[LIBCS] != 0 && !victim->inside);
     int64_t limit_ms = seen ? LIMIT_AGAIN_MS : LIMIT_MS;
-    if (wait_for_workers(limit_ms * 1000) || wait_for_workers(limit_ms * 1000))
+    if (wait_patiently(victim, limit_ms)) {
+        row->held++;
         return true;
+    }
     read_maps(victim->process, &victim->maps);
     enum blame blame = who_blocks(victim);
     if (row->windows[blame]++ == 0) {
         describe(&victim->maps, victim->registers.rip, row->first[blame], sizeof(row->first[0]));
+        describe_waiters(victim, row->waiters[blame], sizeof(row->waiters[0]));
         double soon = now() + BLOCKED_ROW_SECONDS;
-        if (!full && blame == ITS_OWN && soon < victim->deadline)
+        if (blame == ITS_OWN && soon < victim->deadline)
             victim->deadline = soon;
     }
     return step_until_released(victim, blame);
@@ -713,42 +891,87 @@ static void share_a_processor(pid_t thread)
 /* ---- The parent: which steps to hold at -------------------------------------------------------
  */
 
-enum { SEEN_SLOTS = 1 << 18 };
+enum { SEEN_BITS = 18, SEEN_SLOTS = 1 << SEEN_BITS };
 
-static uintptr_t seen[SEEN_SLOTS];
+static struct {
+    uint64_t path, times;
+} seen[SEEN_SLOTS];
+static size_t seen_count;
 
-static bool is_new(uintptr_t address)
+/* How often before; often, if there are too many to remember. */
+static uint64_t times_seen(uint64_t path)
 {
-    size_t slot = (address * 0x9e3779b97f4a7c15u) >> 46;
-    for (size_t tries = 0; tries < SEEN_SLOTS; tries++, slot = (slot + 1) % SEEN_SLOTS) {
-        if (seen[slot] == address)
-            return false;
-        if (seen[slot] == 0) {
-            seen[slot] = address;
-            return true;
-        }
-    }
-    return false;
+    size_t slot = (size_t)(path >> (64 - SEEN_BITS));
+    while (seen[slot].path != 0 && seen[slot].path != path)
+        slot = (slot + 1) % SEEN_SLOTS;
+    if (seen[slot].path == path)
+        return seen[slot].times++;
+    if (seen_count == PATHS_MAX)
+        return UINT64_MAX;
+    seen[slot].path = path;
+    seen[slot].times = 1;
+    seen_count++;
+    return 0;
+}
+
+static uint64_t path_to_here(const struct victim *victim)
+{
+    uint64_t hash = victim->path + victim->registers.rip * 0x9e3779b97f4a7c15u;
+    hash = (hash ^ hash >> 32) * 0xbf58476d1ce4e5b9u;
+    return hash | 1; /* 0 is an empty slot */
+}
+
+struct sampling {
+    uint64_t since, samples, rate;
+};
+
+static bool is_sample(struct sampling *sampling)
+{
+    if (++sampling->since < sampling->rate)
+        return false;
+    sampling->since = 0;
+    if (++sampling->samples % SAMPLES_PER_RATE == 0)
+        sampling->rate *= 2;
+    return true;
+}
+
+static bool is_to_hold(struct victim *victim, struct sampling *sampling)
+{
+    bool fresh = times_seen(path_to_here(victim)) < (full ? FULL_REPEATS : 1);
+    if (full && victim->row.held < FULL_HOLDS)
+        return true;
+    bool sampled = is_sample(sampling);
+    return fresh || sampled;
+}
+
+static void show_progress(struct victim *victim)
+{
+    if (now() < victim->next_progress)
+        return;
+    victim->next_progress = now() + PROGRESS_SECONDS;
+    fprintf(stderr, "  ... %" PRIu64 " steps, held at %" PRIu64 "\n", victim->row.steps,
+            victim->row.held);
 }
 
 static void step_through(struct victim *victim)
 {
     struct row *row = &victim->row;
-    uint64_t since = 0, samples = 0, rate = every;
-    bool more = true;
-    while (more && step(victim)) {
-        bool sampled = full || ++since >= rate;
-        if (!is_new(victim->registers.rip) && !sampled)
+    struct sampling sampling = {.rate = every};
+    while (step(victim)) {
+        show_progress(victim);
+        if (!is_to_hold(victim, &sampling))
             continue;
-        if (sampled && ++samples % SAMPLES_PER_RATE == 0)
-            rate *= 2;
-        since = sampled ? 0 : since;
-        more = hold(victim);
-        if (atomic_load(&control->gifts_taken) >= GIFTS || now() > victim->deadline) {
-            row->cut = "+";
-            more = false;
-        }
+        if (!hold(victim))
+            break;
+        if (atomic_load(&control->gifts_taken) >= control->gifts)
+            row->cut = "no block left to free";
+        else if (now() > victim->deadline)
+            row->cut = row->windows[ITS_OWN] != 0 ? "it blocks" : "time is up";
+        if (row->cut != NULL)
+            break;
     }
+    if (gave_up)
+        row->cut = "it stood still";
 }
 
 /* ---- The parent: one child, one row -----------------------------------------------------------
@@ -782,9 +1005,13 @@ static bool seize(struct victim *victim)
     while (atomic_load(&control->victim) == 0 && now() < end)
         usleep(1000);
     victim->thread = atomic_load(&control->victim);
-    if (victim->thread == 0 ||
-        ptrace(PTRACE_SEIZE, victim->thread, NULL, (void *)PTRACE_O_EXITKILL) != 0)
+    if (victim->thread == 0)
         return false;
+    if (ptrace(PTRACE_SEIZE, victim->thread, NULL, (void *)PTRACE_O_EXITKILL) != 0) {
+        perror("stallmap: ptrace");
+        kill(victim->process, SIGKILL);
+        exit(errno == EPERM ? NOT_ALLOWED : 2);
+    }
     share_a_processor(victim->thread);
     atomic_store(&control->seized, 1);
     futex_wake_all(&control->seized);
@@ -823,16 +1050,19 @@ static struct row trace(const char *library, size_t operation)
     int file = memfd_create("stallmap", 0);
     if (file < 0 || ftruncate(file, sizeof(*control)) != 0)
         fail("memfd");
-    control = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (control == MAP_FAILED)
-        fail("mmap");
+    map_control(file);
     memset(&victim, 0, sizeof(victim));
     memset(seen, 0, sizeof(seen));
+    seen_count = 0;
+    gave_up = 0;
+    control->clock_has_lock = with_lock;
+    control->gifts = full ? GIFTS_MAX : GIFTS_FEW;
     victim.library = library;
-    victim.deadline = now() + (full ? FULL_ROW_SECONDS : ROW_SECONDS);
+    victim.deadline = now() + ROW_SECONDS;
+    victim.next_progress = now() + PROGRESS_SECONDS;
     sched_setaffinity(0, sizeof(everywhere), &everywhere);
     victim.process = watched = start_child(library, file, operation);
-    alarm((full ? FULL_ROW_SECONDS : ROW_SECONDS) + DEADLOCK_SECONDS); /* see give_up() */
+    alarm(ROW_SECONDS + DEADLOCK_SECONDS); /* see give_up() */
     share_a_processor(0);
     if (!seize(&victim) || !workers_run())
         victim.row.cut = "failed";
@@ -845,6 +1075,7 @@ static struct row trace(const char *library, size_t operation)
         continue;
     alarm(0);
     munmap(control, sizeof(*control));
+    control = NULL;
     close(file);
     return victim.row;
 }
@@ -852,9 +1083,19 @@ static struct row trace(const char *library, size_t operation)
 /* ---- The table --------------------------------------------------------------------------------
  */
 
-enum { LIBRARIES_MAX = 12, NAME_WIDTH = 22, CELL_WIDTH = 22 };
+enum { LIBRARIES_MAX = 12, ROWS_CHOSEN_MAX = 12, NAME_WIDTH = 20, CELL_WIDTH = 24 };
 
 static struct row rows[OPERATIONS][LIBRARIES_MAX];
+static const char *chosen_rows[ROWS_CHOSEN_MAX];
+static size_t chosen_count;
+
+static bool is_chosen(size_t operation)
+{
+    for (size_t i = 0; i < chosen_count; i++)
+        if (strstr(operations[operation].name, chosen_rows[i]) != NULL)
+            return true;
+    return chosen_count == 0;
+}
 
 static void short_name(const char *path, char *text, size_t bytes)
 {
@@ -865,60 +1106,108 @@ static void short_name(const char *path, char *text, size_t bytes)
         *dot = '\0';
 }
 
-static void print_table(char **libraries, size_t count, enum blame blame)
+static void print_cell(const struct row *row)
+{
+    char text[80];
+    size_t length =
+        (size_t)snprintf(text, sizeof(text), "%s%" PRIu64 " of %" PRIu64,
+                         row->cut != NULL ? ">= " : "", row->blocked[ITS_OWN], row->held);
+    if (row->held != row->steps)
+        snprintf(text + length, sizeof(text) - length, " / %" PRIu64, row->steps);
+    printf(" %*s |", CELL_WIDTH, row->steps == 0 ? "failed" : text);
+}
+
+/* As Markdown has tables. */
+static void print_table(char **libraries, size_t count)
 {
     char text[64];
-    printf("%-*s", NAME_WIDTH, "");
+    printf("| %-*s |", NAME_WIDTH, "");
     for (size_t i = 0; i < count; i++) {
         short_name(libraries[i], text, sizeof(text));
-        printf("%*s", CELL_WIDTH, text);
+        printf(" %*s |", CELL_WIDTH, text);
     }
+    printf("\n|---|");
+    for (size_t i = 0; i < count; i++)
+        printf("--:|");
     for (size_t operation = 0; operation < OPERATIONS; operation++) {
-        printf("\n%-*s", NAME_WIDTH, operations[operation].name);
-        for (size_t i = 0; i < count; i++) {
-            const struct row *row = &rows[operation][i];
-            bool failed = row->steps == 0;
-            snprintf(text, sizeof(text), "%" PRIu64 "%s of %" PRIu64, row->blocked[blame],
-                     row->cut != NULL ? row->cut : "", row->steps);
-            printf("%*s", CELL_WIDTH, failed ? "failed" : text);
-        }
+        if (!is_chosen(operation))
+            continue;
+        printf("\n| %-*s |", NAME_WIDTH, operations[operation].name);
+        for (size_t i = 0; i < count; i++)
+            print_cell(&rows[operation][i]);
     }
     printf("\n");
+}
+
+static void print_place(const char *library, size_t operation, const struct row *row,
+                        enum blame blame)
+{
+    if (row->windows[blame] != 0)
+        printf("  %s, %s%s: %" PRIu64 " instructions in %" PRIu64
+               " stretches, first %s; who waited:%s\n",
+               library, operations[operation].name, blame == LIBCS ? ", libc's own locks" : "",
+               row->blocked[blame], row->windows[blame], row->first[blame], row->waiters[blame]);
 }
 
 static void print_places(char **libraries, size_t count)
 {
     char name[64];
-    printf("\nWhere first:\n");
+    printf("\nWhere:\n");
     for (size_t i = 0; i < count; i++) {
         short_name(libraries[i], name, sizeof(name));
-        for (size_t operation = 0; operation < OPERATIONS; operation++)
-            for (unsigned blame = 0; blame < BLAMES; blame++) {
-                const struct row *row = &rows[operation][i];
-                if (row->windows[blame] != 0)
-                    printf("  %s, %s%s: %s, %" PRIu64 " stretches\n", name,
-                           operations[operation].name, blame == LIBCS ? " (libc's)" : "",
-                           row->first[blame], row->windows[blame]);
-            }
+        for (size_t operation = 0; operation < OPERATIONS; operation++) {
+            const struct row *row = &rows[operation][i];
+            print_place(name, operation, row, ITS_OWN);
+            print_place(name, operation, row, LIBCS);
+            if (row->cut != NULL)
+                printf("  %s, %s: cut short, %s\n", name, operations[operation].name, row->cut);
+        }
     }
 }
 
-/* True: no library's own code blocked, and every row was measured. */
-static bool report(char **libraries, size_t count)
+static void print_legend(char **libraries, size_t count)
 {
-    bool clean = true;
-    printf("\nInstructions of the allocator at which a stopped thread blocks others, of all it "
-           "stepped\n"
-           "through (+: cut short, there are more):\n\n");
-    print_table(libraries, count, ITS_OWN);
-    printf("\nThe same for libc's own locks:\n\n");
-    print_table(libraries, count, LIBCS);
-    print_places(libraries, count);
+    char name[64];
+    printf("\nA thread was held; at N instructions it blocked others (\">= N\": the row is cut "
+           "short).\n"
+           "\"N of H\": held at all H instructions it ran. \"N of H / S\": held at H of S.\n");
+    for (size_t i = 0; i < count; i++) {
+        uint64_t steps = 0, held = 0;
+        for (size_t operation = 0; operation < OPERATIONS; operation++) {
+            steps += rows[operation][i].steps;
+            held += rows[operation][i].held;
+        }
+        short_name(libraries[i], name, sizeof(name));
+        printf("%s: %" PRIu64 " instructions, held at %" PRIu64 ".\n", name, steps, held);
+    }
+}
+
+static bool is_as_wanted(const struct row *row, bool gated)
+{
+    if (row->steps == 0)
+        return false;
+    if (must_block)
+        return row->blocked[ITS_OWN] != 0;
+    return !gated || (row->blocked[ITS_OWN] == 0 && row->cut == NULL);
+}
+
+static bool all_as_wanted(size_t count)
+{
+    bool wanted = true;
     for (size_t operation = 0; operation < OPERATIONS; operation++)
-        for (size_t i = 0; i < count; i++)
-            clean =
-                clean && rows[operation][i].blocked[ITS_OWN] == 0 && rows[operation][i].steps != 0;
-    return clean;
+        for (size_t i = 0; i < count && is_chosen(operation); i++)
+            wanted = wanted && is_as_wanted(&rows[operation][i], gate && i == 0);
+    return wanted;
+}
+
+static void measure_one(const char *name, const char *library, size_t operation, struct row *row)
+{
+    double start = now();
+    *row = trace(library, operation);
+    fprintf(stderr,
+            "%s: %s: %" PRIu64 " steps, held at %" PRIu64 ", blocked at %" PRIu64 ", %.1f s\n",
+            base_name(name), operations[operation].name, row->steps, row->held,
+            row->blocked[ITS_OWN], now() - start);
 }
 
 static void measure(char **libraries, size_t count)
@@ -927,40 +1216,59 @@ static void measure(char **libraries, size_t count)
         const char *library = strcmp(libraries[i], "glibc") == 0 ? NULL : libraries[i];
         if (library != NULL && access(library, R_OK) != 0)
             fail(library);
-        for (size_t operation = 0; operation < OPERATIONS; operation++) {
-            double start = now();
-            rows[operation][i] = trace(library, operation);
-            const struct row *row = &rows[operation][i];
-            fprintf(stderr, "%s: %s: %" PRIu64 " steps, held at %" PRIu64 ", %.1f s\n",
-                    base_name(libraries[i]), operations[operation].name, row->steps, row->holds,
-                    now() - start);
-        }
+        for (size_t operation = 0; operation < OPERATIONS; operation++)
+            if (is_chosen(operation))
+                measure_one(libraries[i], library, operation, &rows[operation][i]);
     }
+}
+
+/* How many words the option takes; 0 if there is no such option. */
+static int read_option(const char *word, const char *value)
+{
+    if (strcmp(word, "--full") == 0)
+        full = true;
+    else if (strcmp(word, "--gate") == 0)
+        gate = true;
+    else if (strcmp(word, "--must-block") == 0)
+        must_block = true;
+    else if (strcmp(word, "--lock") == 0)
+        with_lock = true;
+    else if (strcmp(word, "--every") == 0 && value != NULL)
+        every = strtoul(value, NULL, 10) | 1;
+    else if (strcmp(word, "--row") == 0 && value != NULL && chosen_count < ROWS_CHOSEN_MAX)
+        chosen_rows[chosen_count++] = value;
+    else
+        return 0;
+    return word[2] == 'e' || word[2] == 'r' ? 2 : 1;
+}
+
+static bool any_row_chosen(void)
+{
+    for (size_t operation = 0; operation < OPERATIONS; operation++)
+        if (is_chosen(operation))
+            return true;
+    return false;
 }
 
 int main(int count, char **arguments)
 {
-    int next = 1;
+    int next = 1, words = 1;
     if (count == 4 && strcmp(arguments[1], "--child") == 0)
         return child_main(atoi(arguments[2]), strtoul(arguments[3], NULL, 10));
-    for (; next < count && arguments[next][0] == '-'; next++) {
-        if (strcmp(arguments[next], "--full") == 0)
-            full = true;
-        else if (strcmp(arguments[next], "--gate") == 0)
-            gate = true;
-        else if (strcmp(arguments[next], "--every") == 0 && next + 1 < count)
-            every = strtoul(arguments[++next], NULL, 10) | 1;
-        else
-            next = count;
-    }
-    if (next >= count || count - next > LIBRARIES_MAX) {
-        fprintf(stderr, "usage: stallmap [--full] [--every N] [--gate] LIBRARY.so|glibc ...\n");
+    for (; words != 0 && next < count && arguments[next][0] == '-'; next += words)
+        words = read_option(arguments[next], arguments[next + 1]);
+    if (words == 0 || next >= count || count - next > LIBRARIES_MAX || !any_row_chosen()) {
+        fprintf(stderr, "usage: stallmap [--full] [--every N] [--row TEXT]... "
+                        "[--gate | --must-block] [--lock] LIBRARY.so|glibc ...\n");
         return 2;
     }
     unsetenv("LD_PRELOAD");
     signal(SIGALRM, give_up);
     sched_getaffinity(0, sizeof(everywhere), &everywhere);
     measure(arguments + next, (size_t)(count - next));
-    bool clean = report(arguments + next, (size_t)(count - next));
-    return gate && !clean;
+    printf("\n");
+    print_table(arguments + next, (size_t)(count - next));
+    print_legend(arguments + next, (size_t)(count - next));
+    print_places(arguments + next, (size_t)(count - next));
+    return all_as_wanted((size_t)(count - next)) ? 0 : 1;
 }

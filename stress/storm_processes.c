@@ -6,38 +6,45 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <sched.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
-
-enum { HANG_SECONDS = 5 };
 
 static struct exchange exchange;
 static atomic_bool team_over;
 
-/* What came of a child that kills itself by SIGALRM if it hangs. */
-static void reap(pid_t child, const char *kind)
+static void reap(struct watch *watch, const char *kind, pid_t child)
 {
-    int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-        continue;
-    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
-        anomaly("%s: the child hung for %d s", kind, HANG_SECONDS);
-    else if (WIFSIGNALED(status))
-        anomaly("%s: the child died of signal %d", kind, WTERMSIG(status));
-    else if (WEXITSTATUS(status) != 0)
-        anomaly("%s: the child found something wrong", kind);
+    int status = watch_reap(watch, child);
+    if (WIFEXITED(status) && WEXITSTATUS(status) != 0)
+        anomaly("%s: child %d of seed %" PRIu64 " found something wrong", kind, (int)child,
+                stress_seed);
     atomic_fetch_add(&stress->events, 1);
+}
+
+static pid_t spawn_self(const char *child_name, const char *child_argument)
+{
+    extern char **environ;
+    char program[] = "storm", option[] = "--child", name[16], argument[24];
+    char *arguments[] = {program, option, name, argument, NULL};
+    pid_t child;
+    snprintf(name, sizeof(name), "%s", child_name);
+    snprintf(argument, sizeof(argument), "%s", child_argument);
+    int error = posix_spawn(&child, stress_program, NULL, NULL, arguments, environ);
+    if (error != 0)
+        anomaly("posix_spawn: %s", strerror(error));
+    return error == 0 ? child : -1;
 }
 
 /* ---- forks: churning threads ---- */
 
-enum { FORK_WORKERS = 3, FORK_CARDS = 48, CHILD_STEPS = 40 };
+enum { FORK_WORKERS = 3, FORKERS = 2, FORK_CARDS = 48, CHILD_STEPS = 40, FORK_AT_US = 50 };
 
 static void *churn(void *argument)
 {
@@ -74,24 +81,27 @@ static void *starter(void *argument)
 
 /* ---- forks: what a child does ---- */
 
-struct family {
-    struct worker *workers;
-    struct random random;
+/* A thread that forks. */
+struct forker {
+    struct worker *workers; /* all: first those that churn, then those that fork */
+    struct worker *self;
+    struct watch *watch;
+    volatile pid_t handlers_child; /* 0: none yet */
 };
 
 /* The parent's blocks, of every thread: those that nobody was just handling. */
-static void free_parents_blocks(struct family *family)
+static void free_parents_blocks(struct forker *forker)
 {
-    for (unsigned i = 0; i < FORK_WORKERS; i++)
-        worker_empty(&family->workers[i]);
+    for (unsigned i = 0; i < FORK_WORKERS + FORKERS; i++)
+        worker_empty(&forker->workers[i]);
     exchange_empty(&exchange);
 }
 
-static void child_steps(struct family *family)
+static void child_steps(struct forker *forker)
 {
-    struct card *cards = family->workers[FORK_WORKERS].cards;
+    struct worker *self = forker->self;
     for (unsigned i = 0; i < CHILD_STEPS; i++)
-        card_play(&cards[i % FORK_CARDS], &family->random, i == 0 ? 6 * MIB : 4 * KIB);
+        card_play(&self->cards[i % FORK_CARDS], &self->random, i == 0 ? 6 * MIB : 4 * KIB);
 }
 
 static void child_thread(void)
@@ -104,95 +114,198 @@ static void child_thread(void)
         anomaly("the child cannot start a thread");
 }
 
-static _Noreturn void live_as_child(struct family *family, bool threads)
+static _Noreturn void live_as_child(struct forker *forker, bool threads)
 {
     uint64_t anomalies = stress->anomalies;
-    alarm(HANG_SECONDS);
-    child_steps(family);
-    free_parents_blocks(family);
-    child_steps(family);
+    alarm(BACKSTOP_SECONDS);
+    child_steps(forker);
+    free_parents_blocks(forker);
+    child_steps(forker);
     if (threads)
         child_thread();
     _exit(stress->anomalies != anomalies);
 }
 
-static void by_fork(struct family *family)
+/* ---- forks: the ways ---- */
+
+static pid_t by_fork(struct forker *forker)
 {
     pid_t child = fork();
     if (child == 0)
-        live_as_child(family, true);
-    reap(child, "fork");
+        live_as_child(forker, true);
+    return child;
 }
 
-/* Without what libc does before and after: so without threads too. */
-static void by_clone(struct family *family)
+/* What a signal handler may use: without the functions that a program has libc call before and
+ * after a fork. */
+static pid_t fork_plainly(void)
+{
+#if __GLIBC_PREREQ(2, 34)
+    return _Fork();
+#else
+    return fork();
+#endif
+}
+
+static pid_t by_plain_fork(struct forker *forker)
+{
+    pid_t child = fork_plainly();
+    if (child == 0)
+        live_as_child(forker, false);
+    return child;
+}
+
+/* Without libc: so without threads too. */
+static pid_t by_clone(struct forker *forker)
 {
     pid_t child = (pid_t)syscall(SYS_clone, (long)SIGCHLD, 0L, 0L, 0L, 0L);
     if (child == 0)
-        live_as_child(family, false);
-    reap(child, "clone");
+        live_as_child(forker, false);
+    return child;
 }
 
 /* In the parent's memory, with the parent's thread standing still: what it does stays. */
-__attribute__((noinline)) static void by_vfork(struct family *family)
+__attribute__((noinline)) static pid_t by_vfork(struct forker *forker)
 {
     pid_t child = vfork();
     if (child == 0) {
-        child_steps(family);
+        watch_child(forker->watch, getpid());
+        child_steps(forker);
         _exit(0);
     }
-    reap(child, "vfork");
+    return child;
 }
 
-static void by_spawn(struct family *family)
+static pid_t by_spawn(struct forker *forker)
 {
-    extern char **environ;
-    char program[] = "storm", option[] = "--child", name[] = "spawned", argument[24];
-    char *arguments[] = {program, option, name, argument, NULL};
-    pid_t child;
-    snprintf(argument, sizeof(argument), "%" PRIu64, random_next(&family->random));
-    int error = posix_spawn(&child, stress_program, NULL, NULL, arguments, environ);
-    if (error == 0)
-        reap(child, "posix_spawn");
-    else
-        anomaly("posix_spawn: %s", strerror(error));
+    char argument[24];
+    snprintf(argument, sizeof(argument), "%" PRIu64, random_next(&forker->self->random));
+    return spawn_self("spawned", argument);
 }
 
 int child_spawned(const char *argument)
 {
     struct random random = random_of(strtoull(argument, NULL, 10));
     struct card *cards = cards_new(FORK_CARDS);
-    alarm(HANG_SECONDS);
+    alarm(BACKSTOP_SECONDS);
     for (unsigned i = 0; i < 4 * CHILD_STEPS; i++)
         card_play(&cards[i % FORK_CARDS], &random, i % 64 == 0 ? 6 * MIB : 4 * KIB);
     child_thread();
     return 0;
 }
 
+/* ---- forks: out of a handler that interrupted the allocator ---- */
+
+static _Thread_local struct forker *own_forker;
+
+static void on_fork_signal(int number)
+{
+    struct forker *forker = own_forker;
+    (void)number;
+    if (forker == NULL || forker->handlers_child != 0 || stress_inside == INSIDE_NONE)
+        return;
+    pid_t child = fork_plainly();
+    if (child == 0)
+        live_as_child(forker, false);
+    forker->handlers_child = child;
+}
+
+static pid_t by_fork_in_handler(struct forker *forker)
+{
+    struct worker *self = forker->self;
+    int timer = -1;
+    struct itimerspec times = {{0, FORK_AT_US * 1000}, {0, FORK_AT_US * 1000}};
+    struct sigevent event = {.sigev_signo = SIGUSR1, .sigev_notify = SIGEV_THREAD_ID};
+    event._sigev_un._tid = (int)syscall(SYS_gettid);
+    forker->handlers_child = 0;
+    own_forker = forker;
+    if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) != 0)
+        return -1;
+    syscall(SYS_timer_settime, timer, 0, &times, NULL);
+    while (forker->handlers_child == 0)
+        card_play(&self->cards[random_below(&self->random, FORK_CARDS)], &self->random, 16 * KIB);
+    syscall(SYS_timer_delete, timer);
+    return forker->handlers_child;
+}
+
+/* ---- forks: all ways in turn ---- */
+
+static const struct {
+    const char *name;
+    pid_t (*make)(struct forker *);
+    unsigned share; /* of all: a program's start costs as much as several forks */
+} ways[] = {{"fork", by_fork, 6},
+            {"_Fork", by_plain_fork, 2},
+            {"_Fork in a handler", by_fork_in_handler, 4},
+            {"clone", by_clone, 4},
+            {"vfork", by_vfork, 3},
+            {"posix_spawn", by_spawn, 1}};
+enum { WAYS = sizeof(ways) / sizeof(ways[0]), SHARES = 20 };
+
+static _Atomic uint64_t way_counts[WAYS];
+
+static size_t way_of(struct random *random)
+{
+    size_t share = random_below(random, SHARES), way = 0;
+    for (; share >= ways[way].share; way++)
+        share -= ways[way].share;
+    return way;
+}
+
+static void *fork_often(void *argument)
+{
+    struct worker *worker = argument;
+    struct forker forker = {worker - worker->index, worker, NULL, 0};
+    while (!stress_over()) {
+        size_t way = way_of(&worker->random);
+        forker.watch = watch_open(ways[way].name);
+        pid_t child = ways[way].make(&forker);
+        if (child > 0)
+            reap(forker.watch, ways[way].name, child);
+        else
+            anomaly("%s makes no child: %s", ways[way].name, strerror(errno));
+        atomic_fetch_add(&way_counts[way], 1);
+    }
+    return NULL;
+}
+
+static void note_ways(void)
+{
+    size_t length = 0;
+    for (size_t way = 0; way < WAYS && length < sizeof(stress->note); way++)
+        length += (size_t)snprintf(stress->note + length, sizeof(stress->note) - length,
+                                   "%s%" PRIu64 " %s", way == 0 ? "" : ", ",
+                                   (uint64_t)way_counts[way], ways[way].name);
+}
+
 void storm_forks(void)
 {
-    /* fork and clone most often: a program's start costs as much as several of them. */
-    static void (*const ways[])(struct family *) = {by_fork,  by_clone, by_vfork, by_fork,
-                                                    by_clone, by_fork,  by_spawn};
+    struct sigaction action = {.sa_handler = on_fork_signal, .sa_flags = SA_RESTART};
+    struct worker *workers = workers_new(FORK_WORKERS + FORKERS, FORK_CARDS, MIB);
     exchange = exchange_new(64);
-    struct worker *workers = workers_new(FORK_WORKERS + 1, FORK_CARDS, MIB);
-    struct family family = {workers, random_of(1000)};
+    sigaction(SIGUSR1, &action, NULL);
     for (unsigned i = 0; i < FORK_WORKERS; i++)
         worker_start(&workers[i], i == 0 ? starter : churn);
-    for (size_t i = 0; !stress_over(); i++)
-        ways[i % (sizeof(ways) / sizeof(ways[0]))](&family);
+    workers_run(workers + FORK_WORKERS, FORKERS, fork_often);
     atomic_store(&team_over, true);
     for (unsigned i = 0; i < FORK_WORKERS; i++)
         worker_join(&workers[i]);
-    for (unsigned i = 0; i <= FORK_WORKERS; i++)
+    for (unsigned i = 0; i < FORK_WORKERS + FORKERS; i++)
         worker_empty(&workers[i]);
     exchange_empty(&exchange);
+    note_ways();
     expect_resident_below(32 * MIB, "the parent has freed everything");
 }
 
 /* ---- exits ---- */
 
-enum { EXIT_KEYS = 6, EXIT_THREADS = 4, EXIT_CARDS = 16, MODULE_BLOCK_BYTES = 500 };
+enum {
+    EXIT_KEYS = 6,
+    EXIT_THREADS = 4,
+    EXIT_CARDS = 16,
+    MODULE_BLOCK_BYTES = 500,
+    EXIT_CHILD_EVERY = 64
+};
 
 static pthread_key_t keys[EXIT_KEYS];
 
@@ -207,18 +320,23 @@ static void on_thread_exit(void *argument)
     pthread_setspecific(keys[random_below(&worker->random, EXIT_KEYS)], worker);
 }
 
+static _Atomic uint64_t modules_loaded;
+
 static void use_module(struct worker *worker)
 {
     const char *path = getenv("STORM_MODULE");
-    void *module = path == NULL ? NULL : dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (module == NULL)
-        return;
+    void *module = dlopen(path == NULL ? "" : path, RTLD_NOW | RTLD_LOCAL);
     void *(*block_of)(size_t) = (void *(*)(size_t))(uintptr_t)dlsym(module, "stress_module_block");
-    char *block = block_of == NULL ? NULL : block_of(MODULE_BLOCK_BYTES);
+    if (block_of == NULL) {
+        anomaly("STORM_MODULE is not stress-module.so: %s", path == NULL ? "not set" : path);
+        _exit(1);
+    }
+    char *block = block_of(MODULE_BLOCK_BYTES);
     card_play(worker->mine, &worker->random, 64 * KIB);
     dlclose(module);
     EXPECT(block != NULL && block[0] == 1 && block[MODULE_BLOCK_BYTES - 1] == 1);
     free(block);
+    atomic_fetch_add(&modules_loaded, 1);
 }
 
 static void *exiting_thread(void *argument)
@@ -254,21 +372,26 @@ static void at_exit(void)
 
 static void *block_of_start;
 
+/* In the children of this storm alone: in those of the limits storm the first call is to be one
+ * that the storm makes. */
 __attribute__((constructor)) static void at_start(void)
 {
-    block_of_start = calloc(1, 3000);
+    if (getenv("STORM_EXITS") != NULL)
+        block_of_start = calloc(1, 3000);
 }
 
 __attribute__((destructor)) static void at_end(void)
 {
     free(block_of_start);
-    free(malloc(2000));
+    if (getenv("STORM_EXITS") != NULL)
+        free(malloc(2000));
 }
 
 int child_exits(const char *argument)
 {
-    alarm(HANG_SECONDS);
+    alarm(BACKSTOP_SECONDS);
     (void)argument;
+    EXPECT(block_of_start != NULL);
     exchange = exchange_new(16);
     exit_workers = workers_new(EXIT_THREADS + 1, EXIT_CARDS, MIB);
     make_keys();
@@ -285,17 +408,14 @@ int child_exits(const char *argument)
 
 static void start_child(struct random *random)
 {
-    extern char **environ;
-    char program[] = "storm", option[] = "--child", name[] = "exits", none[] = "-", seed[24];
-    char *arguments[] = {program, option, name, none, NULL};
-    pid_t child;
+    char seed[24];
+    struct watch *watch = watch_open("exit");
     snprintf(seed, sizeof(seed), "%" PRIu64, random_next(random));
     setenv("STORM_SEED", seed, 1);
-    int error = posix_spawn(&child, stress_program, NULL, NULL, arguments, environ);
-    if (error == 0)
-        reap(child, "exit");
-    else
-        anomaly("posix_spawn: %s", strerror(error));
+    setenv("STORM_EXITS", "1", 1);
+    pid_t child = spawn_self("exits", "-");
+    if (child > 0)
+        reap(watch, "exit", child);
 }
 
 void storm_exits(void)
@@ -305,10 +425,12 @@ void storm_exits(void)
     make_keys();
     for (uint64_t round = 0; !stress_over(); round++) {
         workers_run(workers, EXIT_THREADS, exiting_thread);
-        if (round % 64 == 0)
+        if (round % EXIT_CHILD_EVERY == 0)
             start_child(&random);
     }
     for (unsigned i = 0; i < EXIT_THREADS; i++)
         worker_empty(&workers[i]);
+    snprintf(stress->note, sizeof(stress->note), "%" PRIu64 " modules loaded and unloaded",
+             (uint64_t)modules_loaded);
     expect_resident_below(24 * MIB, "all threads have exited");
 }

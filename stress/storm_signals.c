@@ -2,6 +2,7 @@
 /* Storms of signals: handlers that interrupt the allocator, each other too, and use it. */
 #include "stress.h"
 
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <sys/syscall.h>
@@ -17,7 +18,8 @@ enum {
     JUMP_EVERY = 64,
     LIFE_STEPS = 200 * 1000,
     TIMER_MIN_NS = 25 * 1000,
-    JUMPS_MAX = 4000, /* each may cost a heap */
+    JUMPS_MAX = 4000,         /* each may cost a heap */
+    PAIRS_AFTER = 100 * 1000, /* interrupted calls after which all pairs must have been there */
 };
 
 static struct exchange exchange;
@@ -51,7 +53,8 @@ static void jump(struct handlers *handlers)
 {
     atomic_fetch_add(&stress->events, 1);
     handlers->depth = 0;
-    stress_inside = 0;
+    stress_inside = INSIDE_NONE;
+    stress_below = INSIDE_NONE;
     atomic_store(&handlers->awaited, false);
     siglongjmp(handlers->again, 1);
 }
@@ -64,7 +67,8 @@ static void on_signal(int number)
         return;
     int depth = handlers->depth++;
     atomic_store(&handlers->awaited, depth + 1 == DEPTH_MAX); /* until this one is done */
-    sig_atomic_t was_inside = stress_inside;
+    sig_atomic_t was_inside = stress_inside, was_below = stress_below;
+    stress_below = was_inside;
     struct random *random = &handlers->random[depth];
     handlers->was_inside[depth] = was_inside != 0;
     atomic_fetch_add(&interrupted, was_inside != 0);
@@ -78,6 +82,7 @@ static void on_signal(int number)
     else if (random_below(random, JUMP_EVERY) == 0 && may_jump(handlers, depth))
         jump(handlers);
     stress_inside = was_inside;
+    stress_below = was_below;
     handlers->depth = depth;
     if (depth + 1 == DEPTH_MAX)
         atomic_store(&handlers->awaited, false);
@@ -155,12 +160,32 @@ static void send_signal(struct worker *worker)
 static void pester(struct worker *workers)
 {
     struct random random = random_of(2000);
-    while (!stress_over() && (!atomic_load(&jumping) || stress->events < JUMPS_MAX)) {
+    uint64_t jumps_max = stress_count == 0 ? JUMPS_MAX : stress_count;
+    while (!stress_over() && (!atomic_load(&jumping) || stress->events < jumps_max)) {
         struct worker *worker = &workers[random_below(&random, WORKERS)];
         replace_if_done(worker);
         send_signal(worker);
         stress_pause_us((unsigned)random_below(&random, 50));
     }
+}
+
+/* Every call is to be made inside every other. */
+static void note_pairs(void)
+{
+    uint64_t least = UINT64_MAX;
+    int outer = IN_MALLOC, inner = IN_MALLOC;
+    for (int below = IN_MALLOC; below < INSIDE_COUNT; below++)
+        for (int call = IN_MALLOC; call < INSIDE_COUNT; call++)
+            if (stress->pairs[below][call] < least) {
+                least = stress->pairs[below][call];
+                outer = below;
+                inner = call;
+            }
+    snprintf(stress->note, sizeof(stress->note),
+             "%" PRIu64 " interrupted the allocator; rarest: %s inside %s, %" PRIu64 " times",
+             (uint64_t)interrupted, inside_names[inner], inside_names[outer], least);
+    if (least == 0 && interrupted > PAIRS_AFTER)
+        anomaly("never: %s inside %s", inside_names[inner], inside_names[outer]);
 }
 
 static void storm(bool jumps)
@@ -189,8 +214,7 @@ static void storm(bool jumps)
             card_empty(handlers[i].cards[level]);
     }
     exchange_empty(&exchange);
-    snprintf(stress->note, sizeof(stress->note), "%llu interrupted the allocator",
-             (unsigned long long)interrupted);
+    note_pairs();
 }
 
 void storm_signals(void)

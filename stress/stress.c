@@ -2,6 +2,7 @@
 /* The storms' common part; see stress.h. */
 #include "stress.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <fcntl.h>
@@ -12,7 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,7 +25,12 @@ struct stress *stress;
 const char *stress_program;
 const char *stress_event_name = "events";
 uint64_t stress_seed;
-_Thread_local volatile sig_atomic_t stress_inside;
+uint64_t stress_count;
+atomic_bool stress_endless;
+const char *const inside_names[INSIDE_COUNT] = {"no call",       "malloc",  "calloc",
+                                                "aligned_alloc", "realloc", "free"};
+_Thread_local volatile sig_atomic_t stress_inside, stress_below;
+_Thread_local struct hand *stress_hand;
 atomic_bool stress_scarce;
 
 /* By system call: in the limits storm the program's own mmap() fails at times. */
@@ -109,7 +117,7 @@ enum {
     LEAF_WORDS = 1 << (LEAF_SHIFT - WORD_SHIFT),
     ROOT_ENTRIES = 1 << (47 - LEAF_SHIFT),
     LEAVES_MAX = 256, /* fewer where address space is short */
-    LEAVES_MIN = 8,
+    LEAVES_MIN = 8,   /* and so few under a limit: most is for the allocator */
 };
 
 typedef _Atomic uint64_t shadow_word;
@@ -159,8 +167,18 @@ static bool shadow_turn(uintptr_t start, size_t bytes, bool on)
     return clean;
 }
 
+void shadow_rest(void)
+{
+    size_t bytes = (size_t)shadow_leaf_count * LEAF_WORDS * sizeof(*shadow_leaves);
+    EXPECT(stress->live_bytes == 0);
+    syscall(SYS_madvise, shadow_leaves, bytes, MADV_DONTNEED);
+}
+
 static void shadow_open(void)
 {
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        shadow_leaf_count = LEAVES_MIN;
     shadow_root = map_zeros(ROOT_ENTRIES * sizeof(*shadow_root));
     for (; shadow_leaves == NULL && shadow_leaf_count >= LEAVES_MIN; shadow_leaf_count /= 2)
         shadow_leaves =
@@ -173,47 +191,77 @@ static void shadow_open(void)
 /* ---- The pattern in a block --------------------------------------------------------------------
  */
 
-enum { DENSE_BYTES = 256, STRIDE_BYTES = 4096, SPARSE_BYTES = 64 * KIB, SPARSE_FROM = MIB };
+enum { WORD_BYTES = 8, DENSE_BYTES = 1024, ZEROS_DENSE_BYTES = 256 * KIB };
 
-/* The next offset to write to after `offset`: all of the first bytes, then a little of each page.
- */
-static size_t next_offset(size_t offset, size_t bytes)
+static size_t stride_of(size_t bytes)
 {
-    if (offset < DENSE_BYTES)
-        return offset + 1;
-    size_t next = offset + (bytes < SPARSE_FROM ? STRIDE_BYTES : SPARSE_BYTES);
-    return next < bytes || offset == bytes - 1 ? next : bytes - 1;
+    return bytes < 64 * KIB ? 512 : bytes < MIB ? 4096 : 64 * KIB;
 }
 
-static unsigned char pattern_at(uint64_t tag, size_t offset)
+/* Where the pattern goes on after the word at `offset`: all of the first bytes, then a word in each
+ * stride, at another place in each block, and the last one. */
+static size_t next_offset(size_t offset, size_t bytes, uint64_t tag)
 {
-    return (unsigned char)((mix(tag + offset / 8) >> (8 * (offset % 8))) | 1); /* never 0 */
+    size_t last = (bytes - 1) / WORD_BYTES * WORD_BYTES;
+    size_t next = offset + WORD_BYTES;
+    if (next == DENSE_BYTES)
+        next += tag % stride_of(bytes) / WORD_BYTES * WORD_BYTES;
+    else if (next > DENSE_BYTES)
+        next = offset + stride_of(bytes);
+    return next < last || offset == last ? next : last;
+}
+
+static uint64_t word_at(uint64_t tag, size_t offset)
+{
+    return mix(tag + offset) | 0x0101010101010101; /* no byte is 0 */
+}
+
+static size_t word_bytes(size_t offset, size_t end)
+{
+    return end - offset < WORD_BYTES ? end - offset : WORD_BYTES;
 }
 
 static void write_pattern(unsigned char *block, size_t bytes, uint64_t tag)
 {
-    for (size_t offset = 0; offset < bytes; offset = next_offset(offset, bytes))
-        block[offset] = pattern_at(tag, offset);
+    for (size_t offset = 0; offset < bytes; offset = next_offset(offset, bytes, tag)) {
+        uint64_t word = word_at(tag, offset);
+        if (word_bytes(offset, bytes) == WORD_BYTES)
+            __builtin_memcpy(block + offset, &word, WORD_BYTES);
+        else
+            memcpy(block + offset, &word, word_bytes(offset, bytes));
+    }
+}
+
+static bool same(const unsigned char *place, uint64_t word, size_t bytes)
+{
+    uint64_t found;
+    if (bytes < WORD_BYTES)
+        return memcmp(place, &word, bytes) == 0;
+    __builtin_memcpy(&found, place, WORD_BYTES);
+    return found == word;
 }
 
 /* Of a block that had `bytes` when the pattern was written, and has at least `kept` of them now. */
 static void check_pattern(const unsigned char *block, size_t bytes, size_t kept, uint64_t tag)
 {
-    for (size_t offset = 0; offset < kept; offset = next_offset(offset, bytes))
-        if (block[offset] != pattern_at(tag, offset)) {
-            anomaly("lost write: %p of %zu bytes, at offset %zu: %02x, not %02x",
-                    (const void *)block, bytes, offset, block[offset], pattern_at(tag, offset));
-            return;
-        }
+    for (size_t offset = 0; offset < kept; offset = next_offset(offset, bytes, tag)) {
+        uint64_t word = word_at(tag, offset), found = 0;
+        if (same(block + offset, word, word_bytes(offset, kept)))
+            continue;
+        memcpy(&found, block + offset, word_bytes(offset, kept));
+        anomaly("lost write: %p of %zu bytes, at offset %zu: %#" PRIx64 ", not %#" PRIx64,
+                (const void *)block, bytes, offset, found, word);
+        return;
+    }
 }
 
 static void check_zeros(const unsigned char *block, size_t bytes)
 {
-    size_t step = bytes <= 256 * KIB ? 1 : 61;
+    size_t step = bytes <= ZEROS_DENSE_BYTES ? WORD_BYTES : 16 * WORD_BYTES;
     for (size_t offset = 0; offset < bytes; offset += step)
-        if (block[offset] != 0) {
-            anomaly("calloc: %p of %zu bytes has %02x at offset %zu", (const void *)block, bytes,
-                    block[offset], offset);
+        if (!same(block + offset, 0, word_bytes(offset, bytes))) {
+            anomaly("calloc: %p of %zu bytes is not zero at offset %zu", (const void *)block, bytes,
+                    offset);
             return;
         }
 }
@@ -234,6 +282,24 @@ static void count_live(int64_t bytes)
         atomic_store_explicit(&stress->peak_live_bytes, (uint64_t)live, memory_order_relaxed);
 }
 
+static void have_in_hand(unsigned char *block, size_t bytes)
+{
+    struct hand *hand = stress_hand;
+    if (hand == NULL)
+        return;
+    hand->bytes = bytes;
+    atomic_store_explicit(&hand->block, block, memory_order_release);
+}
+
+void hand_empty(struct hand *hand)
+{
+    unsigned char *block = atomic_exchange(&hand->block, NULL);
+    if (block == NULL)
+        return;
+    (void)shadow_turn((uintptr_t)block, hand->bytes, false); /* they may have been off, or half */
+    free(block);
+}
+
 /* The block has just come from the allocator. */
 static void accept(struct card *card, struct random *random, unsigned char *block, size_t bytes)
 {
@@ -246,6 +312,7 @@ static void accept(struct card *card, struct random *random, unsigned char *bloc
     card->tag = mix((uintptr_t)block ^ random_next(random));
     write_pattern(block, bytes, card->tag);
     count_live((int64_t)bytes);
+    have_in_hand(NULL, 0);
     atomic_store_explicit(&card->block, block, memory_order_release);
 }
 
@@ -254,6 +321,7 @@ static unsigned char *surrender(struct card *card)
 {
     unsigned char *block = card->block;
     atomic_store_explicit(&card->block, NULL, memory_order_relaxed);
+    have_in_hand(block, card->bytes);
     if (!shadow_turn((uintptr_t)block, card->bytes, false))
         anomaly("%p of %zu bytes lost its place in the shadow map", (void *)block, card->bytes);
     count_live(-(int64_t)card->bytes);
@@ -265,8 +333,18 @@ static void count_operation(void)
     atomic_fetch_add_explicit(&stress->operations, 1, memory_order_relaxed);
 }
 
+/* Which call this is, and in a handler also inside which other. */
+static void go_inside(sig_atomic_t call)
+{
+    have_in_hand(NULL, 0);
+    if (stress_below != INSIDE_NONE)
+        atomic_fetch_add_explicit(&stress->pairs[stress_below][call], 1, memory_order_relaxed);
+    stress_inside = call;
+}
+
 static bool refused(size_t bytes)
 {
+    atomic_fetch_add(&stress->refusals, 1);
     if (errno != ENOMEM)
         anomaly("NULL with errno %d for %zu bytes", errno, bytes);
     if (!atomic_load_explicit(&stress_scarce, memory_order_relaxed))
@@ -278,14 +356,16 @@ static void *call_allocator(enum how how, size_t bytes, size_t alignment)
 {
     void *block;
     errno = 0;
-    stress_inside = 1;
+    go_inside(how == BY_CALLOC          ? IN_CALLOC
+              : how == BY_ALIGNED_ALLOC ? IN_ALIGNED_ALLOC
+                                        : IN_MALLOC);
     if (how == BY_CALLOC)
         block = calloc(1, bytes);
     else if (how == BY_ALIGNED_ALLOC)
         block = aligned_alloc(alignment, bytes);
     else
         block = malloc(bytes);
-    stress_inside = 0;
+    stress_inside = INSIDE_NONE;
     return block;
 }
 
@@ -298,6 +378,7 @@ bool card_fill(struct card *card, struct random *random, enum how how, size_t by
     count_operation();
     if (block == NULL)
         return refused(bytes);
+    have_in_hand(block, bytes);
     if (how == BY_CALLOC)
         check_zeros(block, bytes);
     if (how == BY_ALIGNED_ALLOC && (uintptr_t)block % alignment != 0)
@@ -311,13 +392,14 @@ bool card_resize(struct card *card, struct random *random, size_t bytes)
     size_t old_bytes = card->bytes;
     unsigned char *old = surrender(card);
     errno = 0;
-    stress_inside = 1;
+    go_inside(IN_REALLOC);
     unsigned char *block = realloc(old, bytes);
-    stress_inside = 0;
+    stress_inside = INSIDE_NONE;
     count_operation();
     bool done = block != NULL || refused(bytes);
     size_t now_bytes = done ? bytes : old_bytes;
     block = done ? block : old;
+    have_in_hand(block, now_bytes);
     check_pattern(block, old_bytes, now_bytes < old_bytes ? now_bytes : old_bytes, card->tag);
     accept(card, random, block, now_bytes);
     return done;
@@ -336,9 +418,9 @@ void card_empty(struct card *card)
         return;
     card_check(card);
     unsigned char *block = surrender(card);
-    stress_inside = 1;
+    go_inside(IN_FREE);
     free(block);
-    stress_inside = 0;
+    stress_inside = INSIDE_NONE;
     count_operation();
 }
 
@@ -370,9 +452,19 @@ double stress_seconds_left(void)
     return run_end - now();
 }
 
+bool stress_counted(void)
+{
+    return stress_count != 0 && stress->events >= stress_count;
+}
+
 bool stress_over(void)
 {
-    return stress_seconds_left() <= 0;
+    return stress_counted() || stress_seconds_left() <= 0;
+}
+
+bool stress_freehold(void)
+{
+    return dlsym(RTLD_DEFAULT, "fh_version") != NULL;
 }
 
 void stress_pause_us(unsigned us)
@@ -453,6 +545,11 @@ void worker_join(struct worker *worker)
     pthread_join(worker->thread, NULL);
 }
 
+bool worker_try_join(struct worker *worker)
+{
+    return pthread_tryjoin_np(worker->thread, NULL) == 0;
+}
+
 void workers_run(struct worker *workers, unsigned count, worker_main run)
 {
     unsigned started = 0;
@@ -489,10 +586,72 @@ void exchange_empty(struct exchange *exchange)
         card_empty(exchange->slots[i]);
 }
 
-/* ---- The live line ----------------------------------------------------------------------------
+/* ---- Child processes ---------------------------------------------------------------------------
  */
 
-enum { LOOK_US = 500 * 1000, STUCK_SECONDS = 20 };
+enum { LOOK_US = 500 * 1000, STUCK_SECONDS = 20, LATE_SECONDS = 60, WATCHES = 8 };
+
+struct watch {
+    _Atomic(const char *) what; /* NULL: free to use */
+    atomic_int child;           /* 0: not known yet */
+    atomic_uint looks;          /* since it was opened */
+    atomic_bool hung;
+};
+
+static struct watch watches[WATCHES];
+
+struct watch *watch_open(const char *what)
+{
+    for (size_t i = 0;; i = (i + 1) % WATCHES) {
+        const char *none = NULL;
+        struct watch *watch = &watches[i];
+        if (atomic_compare_exchange_strong(&watch->what, &none, what))
+            return watch;
+    }
+}
+
+void watch_child(struct watch *watch, int child)
+{
+    atomic_store(&watch->child, child);
+}
+
+int watch_reap(struct watch *watch, int child)
+{
+    int status = 0;
+    watch_child(watch, child);
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        continue;
+    if (WIFSIGNALED(status) && !atomic_load(&watch->hung))
+        anomaly("%s: child %d of seed %" PRIu64 " died of signal %d", watch->what, child,
+                stress_seed, WTERMSIG(status));
+    atomic_store(&watch->hung, false);
+    atomic_store(&watch->child, 0);
+    atomic_store(&watch->looks, 0);
+    atomic_store(&watch->what, NULL);
+    return status;
+}
+
+/* Once a look. */
+static void watch_all(void)
+{
+    for (size_t i = 0; i < WATCHES; i++) {
+        struct watch *watch = &watches[i];
+        const char *what = atomic_load(&watch->what);
+        if (what == NULL ||
+            atomic_fetch_add(&watch->looks, 1) * (LOOK_US / 1000) != CHILD_SECONDS * 1000)
+            continue;
+        int child = atomic_load(&watch->child);
+        anomaly("%s: child %d of seed %" PRIu64 " hung for %d s", what, child, stress_seed,
+                CHILD_SECONDS);
+        if (child == 0) /* there is none yet: it is this process that hangs */
+            _exit(1);
+        atomic_store(&watch->hung, true);
+        kill(child, SIGKILL);
+    }
+}
+
+/* ---- The live line ----------------------------------------------------------------------------
+ */
 
 static const char *storm_name;
 static atomic_bool reporter_done;
@@ -514,26 +673,34 @@ static void print_line(double rate, bool terminal)
         _exit(2);
 }
 
+static _Noreturn void hang(const char *what, int seconds)
+{
+    anomaly("hang: %s, for %d s (seed %" PRIu64 ")", what, seconds, stress_seed);
+    _exit(1);
+}
+
 /* Looks twice a second; prints each time on a terminal, else every five seconds. */
 static void *report(void *unused)
 {
     bool terminal = isatty(STDERR_FILENO);
-    uint64_t last_count = 0, looks = 0, idle = 0;
+    uint64_t last_count = 0, looks = 0, idle = 0, late = 0;
     while (!atomic_load(&reporter_done)) {
         stress_pause_us(LOOK_US);
         uint64_t count = stress->operations + stress->events;
         double rate = (double)(count - last_count) / (LOOK_US * 1e-6);
         idle = count == last_count ? idle + 1 : 0;
         last_count = count;
+        watch_all();
         size_t resident = stress_resident_bytes();
         if (resident > stress->peak_resident_bytes)
             stress->peak_resident_bytes = resident;
         if (looks++ % (terminal ? 1 : 10) == 0)
             print_line(rate, terminal);
-        if (idle * LOOK_US > STUCK_SECONDS * 1000000u) {
-            anomaly("hang: nothing was done for %d s", STUCK_SECONDS);
-            _exit(1);
-        }
+        if (idle * LOOK_US > STUCK_SECONDS * 1000000u)
+            hang("nothing was done", STUCK_SECONDS);
+        late += stress_over() && !stress_endless;
+        if (late * LOOK_US > LATE_SECONDS * 1000000u)
+            hang("the storm should have ended", LATE_SECONDS);
     }
     return unused;
 }
@@ -596,7 +763,7 @@ static const struct {
     const char *event_name;
     const char *what;
 } storms[] = {
-    {"sizes", storm_sizes, "exits",
+    {"sizes", storm_sizes, "chains",
      "16 threads, all sizes, realloc chains, blocks that change hands"},
     {"producers", storm_producers, "turns", "few allocate and many free, and the other way round"},
     {"orphans", storm_orphans, "exits", "blocks outlive the threads that allocated them"},
@@ -622,7 +789,7 @@ static const struct {
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: storm [--seconds N] [--seed S] NAME\n\n");
+    fprintf(stderr, "usage: storm [--seconds N] [--count N] [--seed S] NAME\n\n");
     for (size_t i = 0; i < sizeof(storms) / sizeof(storms[0]); i++)
         fprintf(stderr, "  %-10s %s\n", storms[i].name, storms[i].what);
     return 2;
@@ -659,6 +826,8 @@ static int run_storm(size_t index, double seconds)
         return usage();
     resident_at_start = stress_resident_bytes();
     storms[index].run();
+    if (stress_count != 0 && !stress_counted())
+        anomaly("%" PRIu64 " %s were asked for", stress_count, stress_event_name);
     double took = now() - run_start;
     atomic_store(&reporter_done, true);
     pthread_join(reporter, NULL);
@@ -669,9 +838,11 @@ static int run_storm(size_t index, double seconds)
     return stress->anomalies != 0;
 }
 
+enum { NO_LIMIT_SECONDS = 1000 * 1000 };
+
 int main(int count, char **arguments)
 {
-    double seconds = 10;
+    double seconds = 0;
     stress_seed = (uint64_t)time(NULL);
     stress_program = "/proc/self/exe";
     if (count == 4 && strcmp(arguments[1], "--child") == 0)
@@ -680,11 +851,15 @@ int main(int count, char **arguments)
     for (; next + 1 < count && arguments[next][0] == '-'; next += 2) {
         if (strcmp(arguments[next], "--seconds") == 0)
             seconds = atof(arguments[next + 1]);
+        else if (strcmp(arguments[next], "--count") == 0)
+            stress_count = strtoull(arguments[next + 1], NULL, 0);
         else if (strcmp(arguments[next], "--seed") == 0)
             stress_seed = strtoull(arguments[next + 1], NULL, 0);
         else
             return usage();
     }
+    if (seconds <= 0)
+        seconds = stress_count == 0 ? 10 : NO_LIMIT_SECONDS;
     open_stress();
     for (size_t i = 0; next + 1 == count && i < sizeof(storms) / sizeof(storms[0]); i++)
         if (strcmp(storms[i].name, arguments[next]) == 0)
