@@ -23,8 +23,9 @@ void *fh_os_reserve(size_t bytes);
 /* Make reserved pages usable; harmless when they are already, and keeps what is in them. */
 bool fh_os_commit(void *start, size_t bytes);
 
-/* Give address space back. The system may refuse even this (too many mappings); it is then kept. */
-void fh_os_unmap(void *start, size_t bytes);
+/* Give address space back. The system may refuse even this (too many mappings): false, and it is
+ * then kept as it is. */
+bool fh_os_unmap(void *start, size_t bytes);
 
 /* Give the pages back and keep the addresses: they read as zeros from now on. False if refused, and
  * their content is then unchanged. */
@@ -59,5 +60,18 @@ bool fh_os_wipe_on_fork(void *start, size_t bytes);
 
 /* The process's limit on address space in bytes (RLIMIT_AS), or SIZE_MAX. */
 size_t fh_os_address_space_limit_bytes(void);
+
+/* ---- Waiting: os_wait_linux.c, for the GIL alone -------------------------------------------- */
+
+/* Microseconds of a clock that never goes back. */
+uint64_t fh_os_now_us(void);
+
+/* Sleep while *word is `value`, at most until fh_os_now_us() is `until_us`. May return before for
+ * no reason. `kinds` are bits, not all 0, that say which wakes concern the sleeper. */
+void fh_os_wait(const uint32_t *word, uint32_t value, uint32_t kinds, uint64_t until_us);
+
+/* Wake all who sleep on `word` and have one of these kinds. Does not read *word, which may be gone.
+ */
+void fh_os_wake(const uint32_t *word, uint32_t kinds);
 
 #endif

@@ -36,11 +36,12 @@ bool fh_os_commit(void *start, size_t bytes)
     return done;
 }
 
-void fh_os_unmap(void *start, size_t bytes)
+bool fh_os_unmap(void *start, size_t bytes)
 {
     int saved_errno = errno;
-    (void)munmap(start, bytes); /* refused: the address space stays ours and unused */
+    bool done = munmap(start, bytes) == 0;
     errno = saved_errno;
+    return done;
 }
 
 bool fh_os_purge(void *start, size_t bytes)
