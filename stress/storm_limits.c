@@ -112,19 +112,15 @@ enum { SCENARIO_CARDS = 64 };
 static struct card *cards;
 static struct random random_numbers;
 
-static size_t largest_bytes = SIZE_MAX; /* larger requests become this */
-
 static bool fill(size_t i, enum how how, size_t bytes)
 {
     card_empty(&cards[i]);
-    return card_fill(&cards[i], &random_numbers, how,
-                     bytes < largest_bytes ? bytes : largest_bytes);
+    return card_fill(&cards[i], &random_numbers, how, bytes);
 }
 
 static bool resize(size_t i, size_t bytes)
 {
-    return cards[i].block != NULL &&
-           card_resize(&cards[i], &random_numbers, bytes < largest_bytes ? bytes : largest_bytes);
+    return cards[i].block != NULL && card_resize(&cards[i], &random_numbers, bytes);
 }
 
 static bool fill_all_sizes(void)
@@ -352,10 +348,6 @@ static void note_series(void)
 
 enum { CROWD = 4, CROWD_CARDS = 512, CROWD_STEPS = 3000, CROWDS_MIN = 4 };
 
-/* Under a tighter limit no more than blocks of 1 MiB need come back: address space that was used up
- * in small pieces need not become one large piece again. */
-enum { SCENARIO_LIMIT_MIB = 512 };
-
 static const size_t crowd_limits_mib[] = {320, 384, 512, 1024, 2048};
 enum { CROWD_LIMITS = sizeof(crowd_limits_mib) / sizeof(crowd_limits_mib[0]) };
 
@@ -419,7 +411,6 @@ int child_crowded(const char *argument)
         return 1;
     }
     alarm(BACKSTOP_SECONDS);
-    largest_bytes = mib < SCENARIO_LIMIT_MIB ? MIB : SIZE_MAX;
     cards = cards_new(SCENARIO_CARDS * 64);
     random_numbers = random_of(2);
     size_t resident = stress_resident_bytes();

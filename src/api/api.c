@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "grow.h"
 #include "heap.h"
 #include "holder.h"
 #include "purge.h"
@@ -46,7 +47,9 @@ size_t fh_trim(void)
         return 0;
     fh_thread_flush();
     fh_holder_release_dead(region);
-    return fh_purge(region, 0, ~0u);
+    size_t bytes = fh_purge(region, 0, ~0u);
+    (void)fh_grow_vacate(region);
+    return bytes;
 }
 
 int fh_get_stats(fh_stats *out)

@@ -82,7 +82,7 @@ static bool note_claim(struct fh_region *region, struct fh_arena *arena, uint64_
     count_claimed(region, count_bits(bits), count_bits(dirty));
     uint64_t regretted = fh_load_relaxed_u64(&arena->regretted) & bits;
     if (FH_UNLIKELY(regretted != 0)) {
-        (void)fh_fetch_and_release_u64(&arena->regretted, ~regretted);
+        (void)fh_fetch_and_relaxed_u64(&arena->regretted, ~regretted);
         /* One stamp speaks for all: they were purged as one run or soon after each other. */
         uint32_t since_ms =
             fh_os_now_ms() - fh_load_relaxed_u32(&arena->freed_ms[fh_lowest_bit(regretted)]);
@@ -320,7 +320,8 @@ bool fh_arenas_claim(struct fh_region *region, size_t arenas, size_t align_arena
     run->zeroed = true;
     while (index != FH_HINT_NONE) { /* each arena at most once */
         size_t found = 0;
-        bool aligned = (start_of(region, index) >> FH_ARENA_SHIFT) % align_arenas == 0;
+        uint64_t start = start_of(region, index); /* 0: not seen to be open, though the hint is */
+        bool aligned = start != 0 && (start >> FH_ARENA_SHIFT) % align_arenas == 0;
         if (aligned)
             found = empty_arenas_from(region, index, arenas);
         if (found == arenas && claim_arenas_at(region, index, arenas, &run->zeroed)) {

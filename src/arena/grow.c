@@ -3,9 +3,15 @@
  * and before anybody can see them: an arena may be used once its `start` is set, which is the last
  * step. A thread that stops in between withholds the arenas it took and nothing else. Extra arenas
  * have indices of their own, above those of the region.
+ *
+ * Vacating takes an empty extra arena as any claim does, whole, so that nobody is in it; then its
+ * address is forgotten, its memory unmapped, and its index put into the set of vacant ones. To
+ * everybody else it looks like an arena in use. An index is taken from the set by who clears its
+ * bit. A thread that stops in between withholds one arena.
  */
 #include "grow.h"
 
+#include "arena.h"
 #include "bits.h"
 #include "os.h"
 
@@ -74,12 +80,32 @@ static char *map_aligned(size_t bytes, size_t align_bytes)
     char *aligned = (char *)fh_round_up((uintptr_t)start, align_bytes);
     size_t before = (size_t)(aligned - start);
     if (before != 0)
-        fh_os_unmap(start, before);
-    fh_os_unmap(aligned + bytes, align_bytes - before);
+        (void)fh_os_unmap(start, before); /* refused: it stays unused */
+    (void)fh_os_unmap(aligned + bytes, align_bytes - before);
     return aligned;
 }
 
-static bool take_extra_indices(struct fh_region *region, size_t arenas, uint64_t *index)
+/* Adjacent indices of arenas that were vacated, their metadata committed. */
+static bool take_vacant_indices(struct fh_region *region, size_t arenas, uint64_t *index)
+{
+    const struct fh_hints *hints = &region->hints;
+    uint32_t first = fh_hints_next(hints, FH_HINTS_VACANT, 0);
+    while (first != FH_HINT_NONE) {
+        uint32_t taken = 0;
+        /* [vacant] acquire: the record as who vacated it left it. */
+        while (taken < arenas && fh_hints_clear(hints, FH_HINTS_VACANT, first + taken))
+            taken++;
+        *index = first;
+        if (taken == arenas)
+            return true;
+        for (uint32_t back = 0; back < taken; back++)
+            fh_hints_set(hints, FH_HINTS_VACANT, first + back); /* [vacant] release, as found */
+        first = fh_hints_next(hints, FH_HINTS_VACANT, first + taken + 1);
+    }
+    return false;
+}
+
+static bool take_new_indices(struct fh_region *region, size_t arenas, uint64_t *index)
 {
     size_t most = region->arenas_max - region->region_arenas;
     uint64_t opened = fh_load_relaxed_u64(&region->extra_opened); /* a guess: the CAS checks it */
@@ -105,8 +131,8 @@ static bool grow_extra(struct fh_region *region, size_t arenas, size_t align_are
     char *start = map_aligned(bytes, align_arenas << FH_ARENA_SHIFT);
     if (start == NULL)
         return false;
-    if (!take_extra_indices(region, arenas, &index)) {
-        fh_os_unmap(start, bytes);
+    if (!take_vacant_indices(region, arenas, &index) && !take_new_indices(region, arenas, &index)) {
+        (void)fh_os_unmap(start, bytes);
         return false;
     }
     for (size_t i = 0; i < arenas; i++) {
@@ -118,9 +144,55 @@ static bool grow_extra(struct fh_region *region, size_t arenas, size_t align_are
     return true;
 }
 
+/* ---- Vacating ---------------------------------------------------------------------------------
+ */
+
+/* Unmap an arena that this thread has claimed whole. */
+static bool unmap_claimed(struct fh_region *region, uint32_t index)
+{
+    struct fh_arena *arena = &region->arenas[index];
+    uintptr_t start = (uintptr_t)fh_load_relaxed_u64(&arena->start); /* ours, since the claim */
+    fh_region_remove_extra(region, start);
+    if (!fh_os_unmap((void *)start, FH_ARENA_BYTES)) { /* NOLINT: where it was mapped */
+        fh_region_add_extra(region, start, index);
+        return false;
+    }
+    /* Relaxed, all: a claim that still sees the start finds all pools in use. [vacant] passes the
+     * rest on; the count is only to decide by. */
+    fh_store_relaxed_u64(&arena->start, 0);
+    fh_store_relaxed_u64(&arena->dirty, 0);
+    fh_store_relaxed_u64(&arena->regretted, 0);
+    (void)fh_fetch_add_relaxed_u64(&region->pool_counts, -((uint64_t)FH_ARENA_POOLS << 32));
+    return true;
+}
+
+static bool vacate(struct fh_region *region, uint32_t index)
+{
+    size_t pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
+    if (!fh_arena_claim_at(region, pool_index, FH_ARENA_POOLS))
+        return false;
+    if (!unmap_claimed(region, index)) {
+        fh_arena_release_clean(region, pool_index, FH_ARENA_POOLS);
+        return false;
+    }
+    /* [vacant] release: the record, to take_vacant_indices(). */
+    fh_hints_set(&region->hints, FH_HINTS_VACANT, index);
+    return true;
+}
+
+size_t fh_grow_vacate(struct fh_region *region)
+{
+    size_t vacated = 0;
+    uint32_t index = fh_hints_next(&region->hints, FH_HINTS_EMPTY, region->region_arenas);
+    for (; index != FH_HINT_NONE; index = fh_hints_next(&region->hints, FH_HINTS_EMPTY, index + 1))
+        vacated += vacate(region, index);
+    return vacated;
+}
+
 bool fh_grow(struct fh_region *region, size_t arenas, size_t align_arenas, uint64_t used,
              uint32_t *first)
 {
     return grow_region(region, arenas, align_arenas, used, first) ||
-           grow_extra(region, arenas, align_arenas, used, first);
+           grow_extra(region, arenas, align_arenas, used, first) ||
+           (fh_grow_vacate(region) > 0 && grow_extra(region, arenas, align_arenas, used, first));
 }

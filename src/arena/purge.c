@@ -38,11 +38,11 @@ static size_t purge_run(struct fh_region *region, uint32_t index, uint64_t old, 
     uint64_t bits = fh_low_bits(pools) << first;
     struct fh_arena *arena = &region->arenas[index];
     bool done = fh_os_purge(fh_arena_pool_address(region, pool_index), bytes);
-    /* [arena-run] release, both, with the bits in `used` */
+    /* Relaxed, both: the release of the run passes them on. */
     if (done && excess)
-        (void)fh_fetch_or_release_u64(&arena->regretted, bits);
+        (void)fh_fetch_or_relaxed_u64(&arena->regretted, bits);
     if (done)
-        (void)fh_fetch_and_release_u64(&arena->dirty, ~bits);
+        (void)fh_fetch_and_relaxed_u64(&arena->dirty, ~bits);
     fh_arena_release_clean(region, pool_index, pools);
     return done ? bytes : 0;
 }

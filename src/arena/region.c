@@ -4,7 +4,7 @@
 #include "bits.h"
 #include "os.h"
 
-uint64_t fh_region_base;
+uint64_t fh_region_base = (uint64_t)1 << 63; /* far from all blocks, and from NULL */
 uint64_t fh_region_bytes;
 void *fh_region_descriptors;
 
@@ -93,7 +93,7 @@ static struct fh_region *map_region(const struct layout *at)
     /* What stands before the records is small; records, heaps and descriptors are committed with
      * the arenas and heaps they belong to. */
     if (commits && !fh_os_commit(region, at->records)) {
-        fh_os_unmap(region, at->total_bytes);
+        (void)fh_os_unmap(region, at->total_bytes);
         return NULL;
     }
     fh_os_hide_from_core((char *)region + at->records, at->total_bytes - at->records);
@@ -144,13 +144,15 @@ struct fh_region *fh_region_get(void)
 
     size_t total_bytes = 0;
     region = create(&total_bytes);
-    if (region == NULL)
-        return NULL;
+    if (region == NULL) { /* perhaps because threads that were quicker have all there is */
+        region = fh_region_peek();
+        return region == NULL ? NULL : copy_for_fast_path(region);
+    }
     void *first = NULL;
     /* [region] release: passes fill_in() to whoever peeks. */
     if (fh_cas_acq_rel_ptr(&published, &first, region))
         return copy_for_fast_path(region);
-    fh_os_unmap(region, total_bytes);
+    (void)fh_os_unmap(region, total_bytes);
     return copy_for_fast_path(fh_region_peek());
 }
 
@@ -182,38 +184,68 @@ bool fh_region_commit(const struct fh_region *region, void *start, size_t bytes)
 
 /* ---- Extra arenas ----------------------------------------------------------------------------
  *
- * An open-addressed table, twice as large as it can get full, written once per entry: the arena's
- * number (address >> FH_ARENA_SHIFT) in the upper half, its index + 1 in the lower. It only grows.
+ * An open-addressed table, twice as large as there can be arenas: the arena's number (address >>
+ * FH_ARENA_SHIFT) in the upper 40 bits of an entry, its index + 1 in the lower. An entry is written
+ * whole, and is complete in itself; one that was removed may be written again.
  */
+
+enum { INDEX_BITS = 24 };
+
+#define REMOVED (~(uint64_t)0 << INDEX_BITS) /* the number of no address */
 
 static uint32_t extra_slot(const struct fh_region *region, uintptr_t number)
 {
     return (uint32_t)((number * 0x9E3779B97F4A7C15u) >> 40) & region->extra_mask;
 }
 
+/* Relaxed, in these three: who looks for an entry holds a block of that arena, and so comes after
+ * [arena-open]; or has a stray pointer. */
+
 void fh_region_add_extra(struct fh_region *region, uintptr_t start, uint32_t index)
 {
     uint64_t number = start >> FH_ARENA_SHIFT;
-    uint64_t entry = number << 24 | (index + 1u);
+    uint64_t entry = number << INDEX_BITS | (index + 1u);
     uint32_t slot = extra_slot(region, number);
-    uint64_t found = 0;
-    /* Relaxed: an entry is complete in itself, and who looks for it holds a block of that arena, or
-     * a stray pointer. */
-    while (!fh_cas_relaxed_u64(&region->extra[slot], &found, entry)) {
-        slot = (slot + 1) & region->extra_mask; /* taken by another arena, for good */
-        found = 0;
+    uint64_t found = fh_load_relaxed_u64(&region->extra[slot]);
+    /* Half of the slots are free, so this ends. */
+    while ((found != 0 && found != REMOVED) ||
+           !fh_cas_relaxed_u64(&region->extra[slot], &found, entry)) {
+        if (found == 0 || found == REMOVED)
+            continue; /* another arena was removed here, or the slot was never used */
+        slot = (slot + 1) & region->extra_mask;
+        found = fh_load_relaxed_u64(&region->extra[slot]);
     }
+}
+
+/* The slot of the entry, or FH_HINT_NONE. */
+static uint32_t find_slot(const struct fh_region *region, uintptr_t number, uint64_t *entry)
+{
+    uint32_t slot = extra_slot(region, number);
+    for (uint32_t looked = 0; looked <= region->extra_mask; looked++) {
+        *entry = fh_load_relaxed_u64(&region->extra[slot]);
+        if (*entry == 0)
+            return FH_HINT_NONE;
+        if (*entry >> INDEX_BITS == number)
+            return slot;
+        slot = (slot + 1) & region->extra_mask;
+    }
+    return FH_HINT_NONE;
+}
+
+void fh_region_remove_extra(struct fh_region *region, uintptr_t start)
+{
+    uint64_t entry;
+    uint32_t slot = find_slot(region, start >> FH_ARENA_SHIFT, &entry);
+    if (slot != FH_HINT_NONE)
+        fh_store_relaxed_u64(&region->extra[slot], REMOVED);
 }
 
 static uint32_t find_extra(const struct fh_region *region, uintptr_t number)
 {
-    for (uint32_t slot = extra_slot(region, number);; slot = (slot + 1) & region->extra_mask) {
-        uint64_t entry = fh_load_relaxed_u64(&region->extra[slot]); /* see fh_region_add_extra() */
-        if (entry == 0)
-            return FH_HINT_NONE; /* the table is at most half full, so this ends */
-        if (entry >> 24 == number)
-            return (uint32_t)(entry & 0xFFFFFF) - 1;
-    }
+    uint64_t entry;
+    if (find_slot(region, number, &entry) == FH_HINT_NONE)
+        return FH_HINT_NONE;
+    return (uint32_t)(entry & fh_low_bits(INDEX_BITS)) - 1;
 }
 
 bool fh_region_find(uintptr_t address, size_t *pool_index)

@@ -78,8 +78,9 @@ struct fh_region {
     uint64_t retain_pools;                      /* more that may be retained; see purge.h */
 };
 
-/* Copies of the region's fields for the fast path; all zero until there is a region, which makes
- * every address a stranger. Settled: see base/atomic.h. */
+/* Copies of the region's fields for the fast path. Until there is a region, no bytes at an address
+ * that no block is near make every address a stranger, whichever of the two a free sees first.
+ * Settled: see base/atomic.h. */
 extern uint64_t fh_region_base FH_HIDDEN;
 extern uint64_t fh_region_bytes FH_HIDDEN;
 extern void *fh_region_descriptors FH_HIDDEN;
@@ -118,5 +119,8 @@ bool fh_region_commit(const struct fh_region *region, void *start, size_t bytes)
 
 /* Remember that extra arena `index` lies at `start`. */
 void fh_region_add_extra(struct fh_region *region, uintptr_t start, uint32_t index);
+
+/* Forget it; it holds no block. */
+void fh_region_remove_extra(struct fh_region *region, uintptr_t start);
 
 #endif

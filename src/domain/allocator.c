@@ -18,7 +18,7 @@ struct known_allocator {
 
 void *fh_domain_allocators[FH_DOMAINS];
 
-static void *known; /* struct known_allocator *, newest first */
+static void *known_allocators; /* struct known_allocator *, newest first */
 
 /* ---- The heap as an allocator ------------------------------------------------------------------
  */
@@ -77,7 +77,7 @@ static struct known_allocator *find(struct known_allocator *from, const struct k
 static struct known_allocator *know(const fh_allocator *allocator)
 {
     /* [allocator] acquire: the entries, from the CAS below. */
-    void *first = fh_load_acquire_ptr(&known);
+    void *first = fh_load_acquire_ptr(&known_allocators);
     struct known_allocator *entry = find(first, NULL, allocator);
     if (entry != NULL)
         return entry;
@@ -88,7 +88,7 @@ static struct known_allocator *know(const fh_allocator *allocator)
     do {
         entry->next = first;
         /* [allocator] release: the entry. */
-    } while (!fh_cas_acq_rel_ptr(&known, &first, entry));
+    } while (!fh_cas_acq_rel_ptr(&known_allocators, &first, entry));
     return entry;
 }
 

@@ -125,6 +125,14 @@ size_t fh_heap_usable_bytes_slow(const void *memory)
 /* ---- Freeing ----------------------------------------------------------------------------------
  */
 
+/* Why an address in a pool is none that can be freed or resized here. */
+static const char *not_live(const struct fh_pool *pool)
+{
+    return fh_load_own_u8(&pool->kind) == FH_POOL_CLASSIC
+               ? "not a live block of this domain, but in a heap with a lock"
+               : "not a live block (freed twice?)";
+}
+
 static void free_large(struct fh_pool *pool, void *memory)
 {
     if ((uintptr_t)memory != pool->origin + FH_BLOCK_ALIGN_BYTES)
@@ -146,7 +154,7 @@ void fh_heap_free_other(struct fh_pool *pool, void *memory)
         free_large(pool, memory);
         return;
     default:
-        fh_fatal_pointer("free", memory, "not a live block (freed twice?)");
+        fh_fatal_pointer("free", memory, not_live(pool));
     }
 }
 
@@ -162,6 +170,13 @@ void fh_heap_free_outside(void *memory)
 
 /* ---- Resizing ---------------------------------------------------------------------------------
  */
+
+static FH_NORETURN FH_COLD void fatal_realloc(const struct fh_pool *pool, const void *memory)
+{
+    bool classic = pool != NULL && fh_load_own_u8(&pool->kind) == FH_POOL_CLASSIC;
+    fh_fatal_pointer("realloc", memory,
+                     classic ? not_live(pool) : "not a live block of this allocator");
+}
 
 /* Does a block of this pool, as it is, serve for `bytes`, without wasting more than half? */
 static bool fits(const struct fh_pool *pool, size_t bytes)
@@ -186,7 +201,7 @@ void *fh_heap_realloc(void *memory, size_t bytes)
     struct fh_pool *pool = fh_heap_pool_of(memory);
     size_t old_bytes = pool == NULL ? 0 : usable_bytes(pool);
     if (FH_UNLIKELY(old_bytes == 0))
-        fh_fatal_pointer("realloc", memory, "not a live block of this allocator");
+        fatal_realloc(pool, memory);
     bool in_pool = fh_load_own_u8(&pool->kind) == FH_POOL_BLOCKS;
     if (in_pool
             ? fits(pool, bytes)

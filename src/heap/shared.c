@@ -69,8 +69,9 @@ static void forget_stale(struct fh_region *region, unsigned class_index, size_t 
 {
     struct fh_pool *pool = pool_numbered(region, number);
     remove_bit(region, class_index, number);
-    /* [shared-hint] seq_cst: the second look, at what fh_shared_add() speaks of. */
-    if (fh_word_state(fh_load_seq_cst_u64(&pool->word)) == FH_SHARED)
+    /* The second look, at what fh_shared_add() speaks of. Relaxed: if its hint came before ours was
+     * taken away, remove_bit() has acquired the word. */
+    if (fh_word_state(fh_load_relaxed_u64(&pool->word)) == FH_SHARED)
         fh_shared_add(region, pool);
 }
 

@@ -43,9 +43,10 @@ struct fh_block {
 enum fh_pool_kind {
     FH_POOL_NONE, /* no block starts here */
     FH_POOL_BLOCKS,
-    FH_POOL_INSIDE, /* a further pool of a span of blocks: head_distance pools after its first */
-    FH_POOL_LARGE,  /* one block of some pools */
-    FH_POOL_HUGE,   /* one block of some arenas */
+    FH_POOL_INSIDE,  /* a further pool of a span of blocks: head_distance pools after its first */
+    FH_POOL_LARGE,   /* one block of some pools */
+    FH_POOL_HUGE,    /* one block of some arenas */
+    FH_POOL_CLASSIC, /* of an arena of a classic heap, whose own headers say more */
 };
 
 enum fh_pool_list { FH_LIST_NONE, FH_LIST_CURRENT, FH_LIST_QUEUED, FH_LIST_WAITING };
@@ -64,6 +65,7 @@ struct fh_pool {
     uint32_t threshold;    /* free blocks that make a full pool worth sharing */
     uint32_t pools;        /* adjacent pools; of a huge block, those it may have touched */
     uint64_t usable_bytes; /* of a large or huge block */
+    void *classic;         /* the heap of a classic arena; NULL in any other pool */
 
     /* The owner only. */
     struct fh_block *local FH_CACHE_LINE_ALIGNED; /* blocks it freed */

@@ -137,3 +137,116 @@ TEST(threads_that_grow_at_once_open_every_arena_once)
     CHECK(growth.region->arenas_opened == ARENAS);
     CHECK(growth.region->extra_opened == EXTRA);
 }
+
+/* ---- Vacating ---------------------------------------------------------------------------------
+ */
+
+/* So many extra arenas, one by one, of a region without others; all empty again. */
+static struct fh_region *with_empty_extra_arenas(uint32_t extra)
+{
+    struct fh_region *region = new_region(1, extra, false);
+    struct fh_run runs[16];
+    CHECK(extra < 16);
+    for (uint32_t i = 0; i <= extra; i++)
+        CHECK(fh_arenas_claim(region, 1, 1, &runs[i]) && runs[i].zeroed);
+    for (uint32_t i = 1; i <= extra; i++) {
+        *(char *)start_of(region, i) = 1;
+        fh_arenas_release(region, runs[i].pool_index, 1, FH_ARENA_POOLS);
+    }
+    return region;
+}
+
+TEST(vacating_returns_the_addresses_of_empty_extra_arenas)
+{
+    struct fh_region *region = with_empty_extra_arenas(6);
+    struct fh_run run;
+    CHECK(fh_arena_claim(region, 1, 1, &run) && run.pool_index >> FH_ARENA_POOL_SHIFT == 1);
+    CHECK(fh_grow_vacate(region) == 5 && fh_grow_vacate(region) == 0);
+    CHECK(start_of(region, 0) != 0 && start_of(region, 1) != 0);
+    for (uint32_t i = 2; i <= 6; i++) {
+        CHECK(start_of(region, i) == 0 && region->arenas[i].used == ALL);
+        CHECK(fh_hints_has(&region->hints, FH_HINTS_VACANT, i));
+    }
+    CHECK(fh_region_pools_in_use(region) == FH_ARENA_POOLS + 1);
+    CHECK(fh_region_retained_pools(region) == FH_ARENA_POOLS - 1);
+}
+
+TEST(vacant_indices_serve_again_as_far_as_they_adjoin)
+{
+    struct fh_region *region = with_empty_extra_arenas(6);
+    struct fh_run kept, run;
+    CHECK(fh_arenas_claim(region, 1, 1, &kept) && kept.pool_index >> FH_ARENA_POOL_SHIFT == 1);
+    CHECK(fh_grow_vacate(region) == 5);
+    CHECK(fh_arenas_claim(region, 4, 1, &run) && run.zeroed);
+    uint32_t first = (uint32_t)(run.pool_index >> FH_ARENA_POOL_SHIFT);
+    CHECK(first == 2 && region->extra_opened == 6);
+    CHECK(is_zero((char *)start_of(region, first), 4 * FH_ARENA_BYTES));
+    CHECK(!fh_arenas_claim(region, 2, 1, &run)); /* one index is left, and no new one */
+    CHECK(fh_arenas_claim(region, 1, 1, &run) && run.pool_index >> FH_ARENA_POOL_SHIFT == 6);
+}
+
+TEST(a_growth_that_finds_no_index_vacates_by_itself)
+{
+    struct fh_region *region = with_empty_extra_arenas(6);
+    struct fh_run run;
+    CHECK(fh_arenas_claim(region, 6, 1, &run) && run.zeroed);
+    CHECK(region->extra_opened == 6);
+    for (uint32_t i = 1; i < 6; i++)
+        CHECK(start_of(region, i + 1) == start_of(region, i) + FH_ARENA_BYTES);
+}
+
+static bool region_finds(const struct fh_region *region, uint64_t start, uint32_t index)
+{
+    uint32_t slot = 0;
+    for (; slot <= region->extra_mask; slot++)
+        if (region->extra[slot] == (start >> FH_ARENA_SHIFT << 24 | (index + 1)))
+            return true;
+    return false;
+}
+
+TEST(the_table_of_extra_arenas_never_fills_up)
+{
+    struct fh_region *region = new_region(1, 6, false);
+    const uint64_t step = FH_ARENA_BYTES;
+    for (uint64_t start = step; start < 3000 * step; start += step) {
+        fh_region_add_extra(region, start, 3);
+        fh_region_add_extra(region, start + 10000 * step, 4);
+        CHECK(region_finds(region, start, 3));
+        fh_region_remove_extra(region, start);
+        CHECK(!region_finds(region, start, 3));
+        CHECK(region_finds(region, start + 10000 * step, 4));
+        fh_region_remove_extra(region, start + 10000 * step);
+        fh_region_remove_extra(region, start); /* harmless */
+    }
+}
+
+static void claim_and_vacate(unsigned number, void *region_pointer)
+{
+    struct fh_region *region = region_pointer;
+    struct bound bound = at_most(2000);
+    while (more(&bound)) {
+        struct fh_run run;
+        size_t arenas = 1 + number % 3;
+        if (!fh_arenas_claim(region, arenas, 1, &run))
+            continue;
+        char *start = fh_arena_pool_address(region, run.pool_index);
+        for (size_t i = 0; i < arenas; i++) {
+            CHECK(start[i * FH_ARENA_BYTES] == 0 || !run.zeroed);
+            start[i * FH_ARENA_BYTES] = (char)(number + 1);
+        }
+        if (number == 0)
+            (void)fh_grow_vacate(region);
+        for (size_t i = 0; i < arenas; i++)
+            CHECK(start[i * FH_ARENA_BYTES] == (char)(number + 1));
+        fh_arenas_release(region, run.pool_index, arenas, arenas * FH_ARENA_POOLS);
+    }
+}
+
+TEST(nobody_loses_an_arena_to_who_vacates)
+{
+    struct fh_region *region = new_region(1, 8, false);
+    together(4, claim_and_vacate, region);
+    (void)fh_grow_vacate(region);
+    for (uint32_t i = 1; i < 9; i++)
+        CHECK(start_of(region, i) == 0);
+}

@@ -49,7 +49,7 @@ TEST(mapped_pages_are_zero_and_made_when_touched)
     start[0] = 1;
     CHECK(resident_pages(start) == 1);
     CHECK(start[1] == 0 && is_zero(start + 1, bytes_of_pages() - 1));
-    fh_os_unmap(start, bytes_of_pages());
+    CHECK(fh_os_unmap(start, bytes_of_pages()));
     CHECK(mincore(start, bytes_of_pages(), (unsigned char[PAGES]){0}) != 0 && errno == ENOMEM);
 }
 
@@ -154,7 +154,7 @@ TEST(refusals_leave_errno_alone)
     CHECK(fh_os_map(SIZE_MAX / 2) == NULL && fh_os_reserve(SIZE_MAX / 2) == NULL);
     CHECK(!fh_os_commit(&(char[1]){0}, 1));
     CHECK(!fh_os_purge((void *)1, 1) && !fh_os_move((void *)1, (void *)1, 1));
-    fh_os_unmap((void *)1, 1);
+    CHECK(!fh_os_unmap((void *)1, 1));
     fh_os_hide_from_core((void *)1, 1);
     fh_os_show_in_core((void *)1, 1);
     fh_os_prefer_small_pages((void *)1, 1);
