@@ -18,6 +18,7 @@
 #include "purge.h"
 #include "shared.h"
 #include "thread.h"
+#include "weak.h"
 
 /* ---- Blocks that are live ---------------------------------------------------------------------
  */
@@ -101,6 +102,7 @@ static void taken(int slot, char *start, size_t bytes)
     check_apart(start, usable_bytes);
     live.blocks[slot] = (struct live_block){start, usable_bytes, ++live.last_tag};
     fill(&live.blocks[slot]);
+    weak_pass_on(slot);
 }
 
 void take(int slot, size_t bytes)
@@ -127,8 +129,10 @@ void take_aligned(int slot, size_t alignment, size_t bytes)
 static struct live_block remove_block(int slot)
 {
     struct live_block block = live.blocks[slot];
-    if (block.start != NULL)
+    if (block.start != NULL) {
+        weak_receive(slot);
         check_content(&live.blocks[slot], block.bytes);
+    }
     live.blocks[slot] = (struct live_block){0};
     return block;
 }
@@ -146,6 +150,7 @@ void resize(int slot, size_t bytes)
         taken(slot, moved, bytes);
     } else {
         live.blocks[slot] = block;
+        weak_pass_on(slot);
     }
 }
 
@@ -407,6 +412,12 @@ static uint64_t check_arena(const struct fh_region *region, uint32_t index)
            (uint64_t)__builtin_popcountll(arena->dirty & ~arena->used);
 }
 
+static void check_vacant(const struct fh_region *region, uint32_t index)
+{
+    CHECK(region->arenas[index].used == fh_low_bits(FH_ARENA_POOLS));
+    CHECK(fh_hints_has(&region->hints, FH_HINTS_VACANT, index));
+}
+
 static void check_region(const struct fh_region *region)
 {
     memset(seen, 0, sizeof seen);
@@ -418,8 +429,10 @@ static void check_region(const struct fh_region *region)
     uint64_t pool_counts = 0;
     for (size_t i = fh_region_next_arena(region, 0); i < region->arenas_max;
          i = fh_region_next_arena(region, i + 1)) {
-        CHECK(region->arenas[i].start != 0);
-        pool_counts += check_arena(region, (uint32_t)i);
+        if (region->arenas[i].start == 0)
+            check_vacant(region, (uint32_t)i);
+        else
+            pool_counts += check_arena(region, (uint32_t)i);
     }
     CHECK(region->pool_counts == pool_counts);
 }
@@ -431,7 +444,8 @@ static void check_nothing_in_use(const struct fh_region *region)
 {
     for (size_t i = fh_region_next_arena(region, 0); i < region->arenas_max;
          i = fh_region_next_arena(region, i + 1))
-        if (region->arenas[i].used != 0 || region->arenas[i].dirty != 0)
+        if (region->arenas[i].start != 0 &&
+            (region->arenas[i].used != 0 || region->arenas[i].dirty != 0))
             fail("arena %zu is not free and clean though all was given back: used %llx, dirty %llx",
                  i, (unsigned long long)region->arenas[i].used,
                  (unsigned long long)region->arenas[i].dirty);

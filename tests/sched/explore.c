@@ -10,6 +10,10 @@
  *     --schedules N     at most so many depth first (8000), an eighth at random; 0: no limit
  *     --seed N          of the random schedules (1)
  *     --every-step      preempt anywhere, not only where another thread uses the same address
+ *     --older N         so often a thread may fall behind with a location, where weak.c offers that
+ * (1)
+ *     --first           stop at the first scenario that fails
+ *     --threads-only    no thread is frozen, and scenarios with a signal handler are left out
  *
  * Four searches, each scenario in a process of its own:
  *   depth first   all schedules with at most so many preemptions (and one signal), fewest first
@@ -20,7 +24,7 @@
  *
  * A schedule is written as `step:what` for each step at which something else than going on was
  * chosen: a thread's number, `s` for a signal, `f` and a number (or `-`) for a freeze and who goes
- * on.
+ * on, `o` and a number for a load that returns so much older a value.
  */
 #include "sched.h"
 
@@ -42,6 +46,7 @@ enum {
     TOLD_STEPS = 1500,
     LEARNING_SCHEDULES = 300,
     SINKS_MAX = 5,
+    OLDER_ONE_IN = 4,
     HANG_SECONDS = 20,
     UNLIMITED_RANDOM = 1000000,
 };
@@ -53,8 +58,9 @@ static struct {
     unsigned preemptions;
     uint64_t schedules;
     uint64_t seed;
-    bool every_step;
-} options = {.preemptions = 2, .schedules = 8000, .seed = 1};
+    bool every_step, threads_only, first;
+    unsigned older;
+} options = {.preemptions = 2, .schedules = 8000, .seed = 1, .older = 1};
 
 void scenario_add(const struct scenario *scenario)
 {
@@ -70,10 +76,15 @@ static enum mode { DEPTH_FIRST, RANDOM, REPLAY } mode;
 
 static struct {
     unsigned step;
-    unsigned preemptions, freezes, signals; /* left */
+    unsigned preemptions, freezes, signals, older; /* left */
     size_t told_bytes;
     char told[TOLD_BYTES]; /* the schedule so far, as text */
 } run;
+
+static const char *prefix_of(enum choice_kind kind)
+{
+    return kind == FREEZE ? "f" : kind == OLDER ? "o" : "";
+}
 
 static void tell(struct choice choice)
 {
@@ -85,8 +96,7 @@ static void tell(struct choice choice)
     else if (choice.kind == FREEZE && choice.thread < 0)
         snprintf(text, sizeof text, "%u:f-", run.step);
     else
-        snprintf(text, sizeof text, "%u:%s%d", run.step, choice.kind == FREEZE ? "f" : "",
-                 choice.thread);
+        snprintf(text, sizeof text, "%u:%s%d", run.step, prefix_of(choice.kind), choice.thread);
     size_t bytes = strlen(text);
     if (run.told_bytes + bytes + 2 > sizeof run.told)
         return;
@@ -108,6 +118,8 @@ static bool is_allowed(const struct situation *situation, struct choice choice)
         return run.freezes > 0;
     if (choice.kind == SIGNAL)
         return run.signals > 0;
+    if (choice.kind == OLDER)
+        return run.older > 0 || situation->free;
     return !is_preemption(situation, choice) || run.preemptions > 0;
 }
 
@@ -117,6 +129,8 @@ static void spend(const struct situation *situation, struct choice choice)
         run.freezes--;
     else if (choice.kind == SIGNAL)
         run.signals--;
+    else if (choice.kind == OLDER)
+        run.older -= situation->free ? 0 : 1;
     else if (is_preemption(situation, choice))
         run.preemptions--;
 }
@@ -264,6 +278,13 @@ static struct choice best_of_kind(const struct situation *situation, enum choice
     return best;
 }
 
+static struct choice choose_older(const struct situation *situation, struct choice older)
+{
+    unsigned one_in = situation->free ? 2 : OLDER_ONE_IN;
+    return is_allowed(situation, older) && random_below(one_in) == 0 ? older
+                                                                     : situation->choices[0];
+}
+
 static struct choice choose_random(const struct situation *situation)
 {
     int me = machine_thread();
@@ -276,6 +297,9 @@ static struct choice choose_random(const struct situation *situation)
     struct choice signal_choice = best_of_kind(situation, SIGNAL);
     if (run.step >= plan.signal_at && signal_choice.kind == SIGNAL)
         return signal_choice;
+    struct choice older = situation->choices[situation->count - 1];
+    if (older.kind == OLDER)
+        return choose_older(situation, older);
     if (sinks_now() && plan.lowest > 0)
         plan.priority[me] = plan.lowest--;
     if (best.kind == SWITCH && plan.priority[best.thread] > plan.priority[me])
@@ -306,6 +330,8 @@ static void tell_step(const struct situation *situation, struct choice choice)
         printf("       ---- frozen for ever; on with thread %d\n", choice.thread);
     else if (choice.kind == SWITCH)
         printf("       ---- on with thread %d\n", choice.thread);
+    else if (choice.kind == OLDER)
+        printf("       ---- which is not the newest value, but that %d before\n", choice.thread);
 }
 
 static struct choice named_choice(const struct situation *situation, const char *name)
@@ -315,7 +341,9 @@ static struct choice named_choice(const struct situation *situation, const char 
         wanted = (struct choice){SIGNAL, machine_thread()};
     if (*name == 'f')
         wanted.kind = FREEZE;
-    if (*name == 'f')
+    if (*name == 'o')
+        wanted.kind = OLDER;
+    if (*name == 'f' || *name == 'o')
         name++;
     if (wanted.kind != SIGNAL && *name != '-')
         wanted.thread = atoi(name);
@@ -355,7 +383,7 @@ struct choice explorer_choose(const struct situation *situation)
         choice = choose_random(situation);
     else
         choice = choose_by_script(situation);
-    if (mode == DEPTH_FIRST || choice.kind == FREEZE)
+    if (mode == DEPTH_FIRST || choice.kind == FREEZE || choice.kind == OLDER)
         spend(situation, choice);
     tell(choice);
     run.step++;
@@ -370,6 +398,7 @@ static void run_schedule(unsigned preemptions, unsigned freezes, unsigned signal
     run.preemptions = preemptions;
     run.freezes = freezes;
     run.signals = signals;
+    run.older = options.older;
     run.told_bytes = 0;
     run.told[0] = '\0';
     path.depth = 0;
@@ -509,12 +538,13 @@ static void explore(const struct scenario *scenario)
     double start = now_seconds();
     machine_prepare(scenario);
     uint64_t random = options.schedules == 0 ? UNLIMITED_RANDOM : options.schedules / 8;
+    const struct result none = {.bound = -1};
     struct result results[] = {
         search_random(LEARNING_SCHEDULES, 0),
         search_depth_first(options.preemptions, 0),
-        search_depth_first(1, 1),
+        options.threads_only ? none : search_depth_first(1, 1),
         search_random(random, 0),
-        search_random(random, 1),
+        options.threads_only ? none : search_random(random, 1),
     };
     static const char *const names[] = {"", "depth first", "freezing", "random", "with a freeze"};
     machine_check_untouched();
@@ -601,11 +631,16 @@ static bool run_one(const struct scenario *scenario)
     return explore_in_child(scenario, -1) == 0;
 }
 
+static bool is_wanted(const struct scenario *scenario)
+{
+    return !options.threads_only || scenario->handler == NULL;
+}
+
 static bool run_all(bool broken)
 {
     bool all = true;
-    for (size_t i = 0; i < scenario_count; i++)
-        if ((scenarios[i]->found != NULL) == broken)
+    for (size_t i = 0; i < scenario_count && (all || !options.first); i++)
+        if ((scenarios[i]->found != NULL) == broken && is_wanted(scenarios[i]))
             all = run_one(scenarios[i]) && all;
     return all;
 }
@@ -623,12 +658,18 @@ static int read_options(int argc, char **argv, bool *broken)
     for (; at < argc && argv[at][0] == '-'; at++) {
         if (strcmp(argv[at], "--every-step") == 0)
             options.every_step = true;
+        else if (strcmp(argv[at], "--first") == 0)
+            options.first = true;
+        else if (strcmp(argv[at], "--threads-only") == 0)
+            options.threads_only = true;
         else if (strcmp(argv[at], "--broken") == 0)
             *broken = true;
         else if (at + 1 < argc && strcmp(argv[at], "--preemptions") == 0)
             options.preemptions = (unsigned)strtoul(argv[++at], NULL, 10);
         else if (at + 1 < argc && strcmp(argv[at], "--schedules") == 0)
             options.schedules = strtoull(argv[++at], NULL, 10);
+        else if (at + 1 < argc && strcmp(argv[at], "--older") == 0)
+            options.older = (unsigned)strtoul(argv[++at], NULL, 10);
         else if (at + 1 < argc && strcmp(argv[at], "--seed") == 0)
             options.seed = strtoull(argv[++at], NULL, 10);
         else
@@ -657,7 +698,7 @@ int main(int argc, char **argv)
     }
     if (at == argc)
         all = run_all(broken);
-    for (; at < argc; at++)
+    for (; at < argc && (all || !options.first); at++)
         all = run_one(scenario_named(argv[at])) && all;
     return all ? 0 : 1;
 }

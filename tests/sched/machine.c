@@ -16,6 +16,7 @@
 #include "bits.h"
 #include "library.h"
 #include "os.h"
+#include "weak.h"
 
 enum {
     MEMORY_BYTES = 6 << 20,
@@ -26,6 +27,7 @@ enum {
     KEYS = 8,
     LIMIT_BYTES = 256 << 10,
     START_MS = 1000,
+    ELSEWHERE = 1000, /* from one process to the other that shares the memory */
 };
 
 enum page { UNMAPPED, HIDDEN, SHOWN };
@@ -33,7 +35,7 @@ enum page { UNMAPPED, HIDDEN, SHOWN };
 struct logical {
     const struct fh_heap *heap;
     const void *specific[KEYS];
-    bool ended, frozen, interrupted, dead;
+    bool ended, frozen, interrupted, dead, elsewhere;
 };
 
 static struct {
@@ -205,6 +207,22 @@ void __sanitizer_cov_trace_pc(void)
     act(explorer_choose(&situation));
 }
 
+bool machine_explores(void)
+{
+    return running && quiet == 0 && current != THREADS_MAX;
+}
+
+unsigned machine_choose_older(const void *at, unsigned most, bool again)
+{
+    struct situation situation = {.at = at, .operation = "fh_load, or older", .free = again};
+    count_step();
+    add(&situation, GO_ON, current);
+    for (unsigned older = 1; older <= most; older++)
+        add(&situation, OLDER, (int)older);
+    struct choice choice = explorer_choose(&situation);
+    return choice.kind == OLDER ? (unsigned)choice.thread : 0;
+}
+
 /* Who is next when nobody has to be interrupted for it. */
 static int choose_next(void)
 {
@@ -320,6 +338,11 @@ void fork_here(void)
     }
 }
 
+void be_elsewhere(void)
+{
+    now.threads[current].elsewhere = true;
+}
+
 void machine_end_threads(void)
 {
     for (int thread = 0; thread <= THREADS_MAX; thread++) {
@@ -389,6 +412,7 @@ void machine_reset(void)
     counting = false;
     library_restore(&now.library);
     check_restore();
+    weak_reset();
 }
 
 void machine_prepare(const struct scenario *scenario)
@@ -400,7 +424,7 @@ void machine_prepare(const struct scenario *scenario)
     for (int thread = 0; thread <= THREADS_MAX; thread++)
         now.threads[thread].heap = &fh_heap_none;
     fh_heap_current = &fh_heap_none;
-    library_restore(&now.library);
+    library_save(&now.library);
     check_reset();
     if (scenario->setup != NULL) {
         be_thread(0);
@@ -421,6 +445,11 @@ void machine_check_untouched(void)
 
 /* ---- The system -------------------------------------------------------------------------------
  */
+
+bool machine_maps(const void *address)
+{
+    return (uintptr_t)address - (uintptr_t)memory < MEMORY_BYTES;
+}
 
 static size_t page_of(const void *start)
 {
@@ -461,12 +490,13 @@ bool fh_os_commit(void *start, size_t bytes)
     return true;
 }
 
-void fh_os_unmap(void *start, size_t bytes)
+bool fh_os_unmap(void *start, size_t bytes)
 {
     for (size_t page = page_of(start); page < page_of(start) + bytes / PAGE_BYTES; page++)
         if (now.pages[page] == SHOWN)
             memset(page_at(page), 0, PAGE_BYTES);
     mark(start, bytes, UNMAPPED);
+    return true;
 }
 
 bool fh_os_purge(void *start, size_t bytes)
@@ -492,10 +522,15 @@ void fh_os_prefer_small_pages(void *start, size_t bytes)
     (void)bytes;
 }
 
+static uint32_t process_of(int thread)
+{
+    return now.process + (now.threads[thread].elsewhere ? ELSEWHERE : 0);
+}
+
 /* A thread that is started where another one died has its number. */
 bool fh_os_identify_thread(uint32_t *process, uint32_t *thread)
 {
-    *process = now.process;
+    *process = process_of(current);
     *thread = (uint32_t)current + 1;
     return true;
 }
@@ -504,7 +539,11 @@ bool fh_os_thread_is_gone(uint32_t process, uint32_t thread)
 {
     fh_sched_point(&now.threads[thread - 1], "is it gone");
     const struct logical *logical = &now.threads[thread - 1];
-    return process == now.process && (logical->dead || logical->frozen);
+    bool unknown = process_of((int)thread - 1) != process;
+    bool gone = process == process_of(current) && (logical->dead || logical->frozen || unknown);
+    if (gone)
+        weak_join((int)thread - 1);
+    return gone;
 }
 
 bool fh_os_wipe_on_fork(void *start, size_t bytes)
@@ -565,9 +604,18 @@ static void describe_arena(size_t offset, char *text, size_t text_bytes)
         snprintf(text, text_bytes, "arena %zu freed_ms", arena);
 }
 
+static void describe_pool(size_t offset, char *text, size_t text_bytes)
+{
+    size_t field = offset % FH_DESCRIPTOR_BYTES;
+    if (field == offsetof(struct fh_pool, word))
+        snprintf(text, text_bytes, "pool %zu word", offset / FH_DESCRIPTOR_BYTES);
+    else
+        snprintf(text, text_bytes, "pool %zu, field at %zu", offset / FH_DESCRIPTOR_BYTES, field);
+}
+
 static void describe_hint(const struct fh_hints *hints, size_t word, char *text, size_t text_bytes)
 {
-    static const char *const names[] = {"room", "empty", "dirty", "heaps"};
+    static const char *const names[] = {"room", "empty", "dirty", "vacant", "heaps"};
     size_t set = word % FH_HINT_SETS;
     size_t level = &hints->level[2][word] >= hints->level[0]   ? 0
                    : &hints->level[2][word] >= hints->level[1] ? 1
@@ -593,7 +641,7 @@ void machine_describe(const void *address, char *text, size_t text_bytes)
         describe_arena(offset, text, text_bytes);
     else if (within(address, region->descriptors,
                     (size_t)region->arenas_max * FH_ARENA_POOLS * FH_DESCRIPTOR_BYTES, &offset))
-        snprintf(text, text_bytes, "pool %zu word", offset / FH_DESCRIPTOR_BYTES);
+        describe_pool(offset, text, text_bytes);
     else if (within(address, region->hints.level[2], fh_hints_bytes(region->hints.members),
                     &offset))
         describe_hint(&region->hints, offset / sizeof(uint64_t), text, text_bytes);

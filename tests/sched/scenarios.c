@@ -4,7 +4,9 @@
 #include "sched.h"
 
 #include "bits.h"
+#include "freehold.h"
 #include "hints.h"
+#include "library.h"
 #include "os.h"
 
 enum { OTHER_BYTES = BLOCK_BYTES / 2, THRESHOLD = POOL_BLOCKS / 8 > 1 ? POOL_BLOCKS / 8 : 1 };
@@ -59,6 +61,15 @@ static void refill_0(void)
 
 SCENARIO(leaving_full_and_remote_frees, .setup = used_up_pool, .program = {refill_0, owner_1});
 
+/* Frees until the pool is shared, if it is full by then, and adopts it. */
+static void share_and_adopt(void)
+{
+    give_all(0, THRESHOLD);
+    take(34, BLOCK_BYTES);
+}
+
+SCENARIO(left_full_and_adopted, .setup = used_up_pool, .program = {refill_0, share_and_adopt});
+
 static void full_0(void)
 {
     give_all(0, POOL_BLOCKS / 2);
@@ -108,6 +119,19 @@ static void back_0(void)
 
 SCENARIO(taken_back_or_shared, .setup = full_pool, .program = {back_0, owner_1});
 SCENARIO(taken_back_or_adopted, .setup = full_pool, .program = {back_0, owner_1, adopter});
+
+static void take_back_all(void)
+{
+    give(0);
+    take_all(20, 23, BLOCK_BYTES); /* and those that came back before it */
+}
+
+static void give_1(void)
+{
+    give(1);
+}
+
+SCENARIO(taken_back_with_others, .setup = full_pool, .program = {take_back_all, give_1});
 
 static void waiting_pool(void)
 {
@@ -190,6 +214,22 @@ static void sharer(void)
 }
 
 SCENARIO(last_hint_goes_as_another_comes, .setup = neighbours, .program = {sharer, adopter});
+/* Two full pools of one arena, whose heap is nobody's concern. */
+static void full_neighbours(void)
+{
+    be_thread(2);
+    take_all(0, 2 * POOL_BLOCKS, BLOCK_BYTES);
+    flush();
+}
+
+static void share_upper_then_lower(void)
+{
+    give_all(POOL_BLOCKS, POOL_BLOCKS + THRESHOLD);
+    give_all(0, THRESHOLD);
+}
+
+SCENARIO(hint_seen_before_its_pool, .setup = full_neighbours,
+         .program = {share_upper_then_lower, adopter});
 SCENARIO(two_look_for_two, .setup = neighbours, .program = {second_adopter, adopter, sharer});
 
 /* ---- Threads come and go ----------------------------------------------------------------------
@@ -310,6 +350,27 @@ SCENARIO(dead_and_looked_for_twice, .setup = three_heaps, .program = {dies, trim
 SCENARIO(dead_and_of_the_same_number, .setup = one_dead,
          .program = {another_of_its_number, trim_looker, trim_looker});
 
+/* Thread 1 is of another process, which shares the memory; thread 0 leaves a heap behind for it. */
+static void two_processes(void)
+{
+    three_heaps();
+    be_thread(1);
+    exit_thread();
+    be_elsewhere();
+    be_thread(0);
+    exit_thread();
+}
+
+static void holder_elsewhere(void)
+{
+    start_thread();
+    take(20, BLOCK_BYTES);
+    take(24, BLOCK_BYTES);
+}
+
+SCENARIO(held_by_another_process, .setup = two_processes,
+         .program = {NULL, holder_elsewhere, trim_looker});
+
 static void forked(void)
 {
     three_heaps();
@@ -348,6 +409,68 @@ static void first_1(void)
 
 SCENARIO(first_use, .program = {first_0, first_1});
 SCENARIO(first_use_reserved, .program = {first_0, first_1}, .reserves = true);
+
+/* ---- A domain's allocator ----------------------------------------------------------------------
+ */
+
+static void *answer(void *context, size_t bytes)
+{
+    (void)bytes;
+    return context;
+}
+
+static void *no_calloc(void *context, size_t count, size_t bytes)
+{
+    (void)count, (void)bytes;
+    return context;
+}
+
+static void *no_realloc(void *context, void *block, size_t bytes)
+{
+    (void)block, (void)bytes;
+    return context;
+}
+
+static void no_free(void *context, void *block)
+{
+    (void)context, (void)block;
+}
+
+static int contexts[2];
+
+static void set_allocator(int which)
+{
+    const fh_allocator allocator = {&contexts[which], answer, no_calloc, no_realloc, no_free};
+    CHECK(fh_set_allocator(FH_DOMAIN_OBJ, &allocator) == 0);
+}
+
+static void call_domain(void)
+{
+    int *context = fh_obj_malloc(8);
+    CHECK(context == &contexts[0] || context == &contexts[1]);
+}
+
+static void set_first(void)
+{
+    set_allocator(0);
+}
+
+static void set_and_call(void)
+{
+    set_allocator(1);
+    call_domain();
+}
+
+static void set_the_same_and_call(void)
+{
+    set_allocator(0);
+    call_domain();
+}
+
+SCENARIO(allocator_set_and_called, .setup = set_first, .program = {set_and_call, call_domain},
+         .check = library_forget_allocators);
+SCENARIO(allocators_set_at_once, .program = {set_and_call, set_the_same_and_call},
+         .check = library_forget_allocators);
 
 /* ---- Sets of hints alone, as large as in a long-lived program -------------------------------- */
 
@@ -463,6 +586,44 @@ static void aligned_huge(void)
 
 SCENARIO(huge_and_aligned, .setup = some_arenas, .program = {aligned_huge, huge_1});
 
+static void one_arena(void)
+{
+    take(30, FH_ARENA_BYTES);
+}
+
+static void aligned_new(void)
+{
+    take_aligned(0, 4 * FH_ARENA_BYTES, FH_ARENA_BYTES); /* opens those before it, empty */
+}
+
+static void two_arenas(void)
+{
+    take(1, 2 * FH_ARENA_BYTES);
+    take(2, FH_ARENA_BYTES);
+}
+
+static void some_pools(void)
+{
+    take(1, FH_POOL_BYTES);
+    take(2, FH_POOL_BYTES);
+}
+
+static void statistician(void)
+{
+    fh_stats stats = {.struct_bytes = sizeof stats};
+    CHECK(fh_get_stats(&stats) == 0);
+}
+
+SCENARIO(statistics_meanwhile, .setup = one_arena, .program = {some_pools, statistician});
+static void aligned_arena(void)
+{
+    take_aligned(1, 4 * FH_ARENA_BYTES, FH_ARENA_BYTES);
+}
+
+SCENARIO(aligned_beside_growth, .setup = one_arena, .program = {aligned_new, aligned_arena});
+SCENARIO(arenas_opened_empty, .setup = one_arena, .program = {aligned_new, two_arenas});
+SCENARIO(arena_opened_in_part, .setup = one_arena, .program = {one_pool, some_pools});
+
 static void one_huge(void)
 {
     some_arenas();
@@ -506,6 +667,29 @@ static void nearly_all(void)
 }
 
 SCENARIO(extra_arenas, .setup = nearly_all, .program = {huge_0, huge_1});
+static void all_of_the_region(void)
+{
+    take(30, 8 * FH_ARENA_BYTES);
+}
+
+static void extra_and_trim(void)
+{
+    take(0, 2 * FH_ARENA_BYTES);
+    give(0);
+    trim();
+}
+
+static void extra_zeroed(void)
+{
+    take_zeroed(1, FH_ARENA_BYTES);
+    give(1);
+    take_zeroed(2, 2 * FH_ARENA_BYTES);
+}
+
+SCENARIO(vacated_while_claimed, .setup = all_of_the_region,
+         .program = {extra_and_trim, extra_zeroed});
+SCENARIO(vacated_by_two, .setup = all_of_the_region,
+         .program = {extra_and_trim, extra_and_trim, extra_zeroed});
 SCENARIO(memory_is_short, .setup = nearly_all, .program = {huge_0, huge_1, one_pool},
          .reserves = true, .may_fail = true);
 

@@ -9,12 +9,16 @@
  *
  *     explore.c   which schedules are run, and how a failing one is told
  *     machine.c   logical threads, signals, memory and a clock that start afresh for each schedule
- *     check.c     what must hold: while a schedule runs, at its end, and when everything was given
- * back scenarios.c what the threads do broken.c    scenarios that are wrong on purpose: each must
- * be found out
+ *     check.c     what must hold: while a schedule runs, at its end, when all was given back
+ *     scenarios.c what the threads do
+ *     broken.c    scenarios that are wrong on purpose: each must be found out
+ *     weak.c      memory in which the named orders count
+ *     orders.c    small protocols with right and wrong orders, for weak.c
  *
- * What is explored is every interleaving of whole atomic operations (sequential consistency) up to
- * a bound; orders that are too weak are for ThreadSanitizer and the models.
+ * The programs `narrow` and `wide` explore every interleaving of whole atomic operations
+ * (sequential consistency) up to a bound. `weak` and `weak_wide` are for the orders: there an
+ * access that nothing orders is a race, and a load may return an older value. tests/rules/weaken.py
+ * takes the orders away one by one and sees that these programs notice.
  */
 #ifndef SCHED_H
 #define SCHED_H
@@ -77,23 +81,25 @@ void trim(void);           /* the same, and free pages to the system */
 void exit_thread(void);    /* as a thread's end does; later calls are those of other destructors */
 void start_thread(void);   /* after these: another one, in the same context */
 void die(void);            /* end without a word */
+void be_elsewhere(void);   /* this thread is of another process, which shares the memory */
 void fork_here(void);      /* this is the child now: the others are dead */
 void pass_ms(uint32_t ms); /* on the clock, for everybody */
 
 /* ---- The machine (machine.c) ------------------------------------------------------------------
  */
 
-enum choice_kind { GO_ON, SWITCH, SIGNAL, FREEZE };
+enum choice_kind { GO_ON, SWITCH, SIGNAL, FREEZE, OLDER };
 
 struct choice {
     enum choice_kind kind;
-    int thread; /* who goes on; -1: nobody is left */
+    int thread; /* who goes on; -1: nobody is left; OLDER: how many stores before the newest */
 };
 
 /* What may be chosen at a step; the first is what happens unless something else is wanted. */
 struct situation {
     struct choice choices[2 * THREADS_MAX + 2];
     unsigned count;
+    bool free;      /* whatever is chosen counts as nothing */
     const void *at; /* what is to be accessed; NULL: a thread has ended, or a mere instruction */
     const char *operation; /* NULL: a thread has ended, or is to be the first */
 };
@@ -109,6 +115,13 @@ bool machine_froze(void);
 unsigned machine_steps(void);
 bool machine_holds_heap(uint32_t id); /* does a logical thread hold it? */
 void machine_quietly(bool quiet);     /* the test's own look at the library is no step */
+
+/* For weak.c. */
+bool machine_explores(void);            /* is a logical thread at work, not the test? */
+bool machine_maps(const void *address); /* is it in the memory of the library and the blocks? */
+/* So many stores before the newest, at most. `again`: this thread was behind here before, and may
+ * well stay so. */
+unsigned machine_choose_older(const void *at, unsigned most, bool again);
 
 /* Steps of the test itself are counted from here on; too many fail. */
 void machine_count_steps(void);
