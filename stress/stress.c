@@ -287,6 +287,9 @@ static void have_in_hand(unsigned char *block, size_t bytes)
     struct hand *hand = stress_hand;
     if (hand == NULL)
         return;
+    atomic_store_explicit(&hand->block, NULL, memory_order_release); /* of the old size */
+    if (block == NULL)
+        return;
     hand->bytes = bytes;
     atomic_store_explicit(&hand->block, block, memory_order_release);
 }
