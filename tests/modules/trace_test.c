@@ -312,6 +312,8 @@ TEST(a_snapshot_names_the_file_of_native_frames)
 /* Debug information is there if the build has it. */
 TEST(native_frames_get_their_source_lines)
 {
+    if (MODULES_SHADOWED)
+        modules_skip("LeakSanitizer fails on the thread-local memory of libdw");
     start(1, NULL);
     void *block = allocate_here(10);
     fh_snapshot *snapshot = fh_snapshot_take();
@@ -452,6 +454,27 @@ TEST(the_table_grows_and_finds_everything)
         CHECK(fh_trace_clear() == 0);
     }
     CHECK(fh_trace_overhead() < overhead + (64 << 10));
+    fh_trace_stop();
+}
+
+/* It goes back to its smaller levels; what lies in the larger ones is still found. */
+TEST(few_traces_of_many_are_found_wherever_they_are)
+{
+    enum { MANY = 100000, KEPT = 100 };
+    start(1, &ab);
+    for (uintptr_t i = 0; i < MANY; i++)
+        CHECK(fh_trace_track(9, i * 64, 1) == 0);
+    for (uintptr_t i = 0; i < MANY; i++)
+        if (i % (MANY / KEPT) != 0)
+            CHECK(fh_trace_untrack(9, i * 64) == 0);
+    for (uintptr_t i = 0; i < MANY; i++) { /* each looks anew where to go */
+        CHECK(fh_trace_track(10, i * 64, 2) == 0 && traced() == KEPT + 2);
+        CHECK(fh_trace_untrack(10, i * 64) == 0);
+    }
+    CHECK(count_traces() == KEPT && traced() == KEPT);
+    for (uintptr_t i = 0; i < MANY; i += MANY / KEPT)
+        CHECK(has_trace(9, (void *)(i * 64)) && fh_trace_untrack(9, i * 64) == 0);
+    CHECK(count_traces() == 0 && traced() == 0);
     fh_trace_stop();
 }
 

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/* Frames come from a function of the program's, or from the chain of frame pointers.
+ *
+ * Code compiled without frame pointers keeps anything in that register, so each step is checked
+ * before it is read: upward, aligned, not far, and below the end of this thread's stack. That end
+ * is known without asking: the C library keeps a thread's descriptor above its stack, the kernel
+ * some random bytes above the first one's.
+ */
+#include "trace_frames.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/auxv.h>
+
+#include "atomic.h"
+#include "freehold/trace.h"
+#include "heap.h"
+#include "trace_intern.h"
+
+enum {
+    FRAMES_ON_STACK = 64, /* more are collected in a block of the heap */
+    FRAME_MAX_BYTES = 1 << 20,
+    STACK_MAX_BYTES = 1 << 27, /* the kernel leaves at least so much below the first stack */
+    PC_MIN = 4096,
+};
+
+struct provider {
+    fh_frames_function function;
+    void *context;
+};
+
+static void *provider; /* struct provider *, which never changes; NULL: native frames */
+
+/* ---- Native frames -----------------------------------------------------------------------------
+ */
+
+static bool is_below(uintptr_t address, uintptr_t end)
+{
+    return address < end && end - address < STACK_MAX_BYTES;
+}
+
+/* The end of the stack that `address` lies on; the address itself if it is another stack than the
+ * thread's own. */
+static uintptr_t stack_end(uintptr_t address)
+{
+    uintptr_t first = (uintptr_t)getauxval(AT_RANDOM);
+    uintptr_t descriptor = (uintptr_t)pthread_self();
+    if (is_below(address, first))
+        return first;
+    return is_below(address, descriptor) ? descriptor : address;
+}
+
+static bool is_next_frame(uintptr_t next, uintptr_t frame, uintptr_t end)
+{
+    return next > frame && next - frame <= FRAME_MAX_BYTES && next % sizeof(void *) == 0 &&
+           next + 2 * sizeof(void *) <= end;
+}
+
+/* An address in a program: not of the first page, and not of the kernel's half. */
+static bool may_be_pc(uint64_t word)
+{
+    return word >= PC_MIN && word >> 56 == 0;
+}
+
+/* What lies on the stack beside frames is not ours to read, says AddressSanitizer. */
+__attribute__((no_sanitize("address"))) static uint32_t
+native_frames(struct fh_call_site site, uint64_t *words, uint32_t limit)
+{
+    uintptr_t frame = (uintptr_t)site.frame;
+    uintptr_t end = limit > 1 ? stack_end(frame) : frame;
+    uint32_t count = 1;
+    words[0] = (uintptr_t)site.return_address;
+    while (count < limit) {
+        uintptr_t next = *(const uintptr_t *)frame;
+        if (!is_next_frame(next, frame, end) || !may_be_pc(((const uintptr_t *)next)[1]))
+            break;
+        words[count++] = ((const uintptr_t *)next)[1];
+        frame = next;
+    }
+    return count;
+}
+
+static uint32_t native_traceback(struct fh_call_site site, uint64_t *words, uint32_t limit)
+{
+    uint32_t count = native_frames(site, words, limit);
+    return fh_intern_traceback(words, count, count);
+}
+
+/* ---- Frames of the program's -------------------------------------------------------------------
+ */
+
+static uint64_t pack(const fh_frame *frame)
+{
+    if (frame->filename == NULL && may_be_pc(frame->pc))
+        return frame->pc;
+    return fh_frame_word(frame->filename == NULL ? 0 : fh_intern_name(frame->filename),
+                         frame->lineno);
+}
+
+static uint32_t provided_traceback(const struct provider *from, fh_frame *frames, uint64_t *words,
+                                   uint32_t limit)
+{
+    size_t total = 0;
+    int saved_errno = errno; /* the block is there: its caller must not notice */
+    size_t count = from->function(from->context, frames, limit, &total);
+    errno = saved_errno;
+    if (count == 0)
+        return 0;
+    if (count > limit)
+        count = limit;
+    for (size_t i = 0; i < count; i++)
+        words[i] = pack(&frames[i]);
+    total = total < count ? count : total < FH_TRACE_FRAMES_MAX ? total : FH_TRACE_FRAMES_MAX;
+    return fh_intern_traceback(words, (uint32_t)count, (uint32_t)total);
+}
+
+int fh_trace_set_frames(fh_frames_function function, void *context)
+{
+    struct provider *fresh = NULL;
+    if (function != NULL && (fresh = fh_intern_memory(sizeof *fresh)) == NULL) {
+        errno = ENOMEM;
+        return -1;
+    }
+    if (fresh != NULL)
+        *fresh = (struct provider){function, context};
+    fh_store_release_ptr(&provider, fresh); /* [trace-frames] release: what it points at. */
+    return 0;
+}
+
+/* ---- Both --------------------------------------------------------------------------------------
+ */
+
+static uint32_t few_frames(const struct provider *from, struct fh_call_site site, uint32_t limit)
+{
+    fh_frame frames[FRAMES_ON_STACK];
+    uint64_t words[FRAMES_ON_STACK];
+    return from == NULL ? native_traceback(site, words, limit)
+                        : provided_traceback(from, frames, words, limit);
+}
+
+static uint32_t many_frames(const struct provider *from, struct fh_call_site site, uint32_t limit)
+{
+    int saved_errno = errno;
+    fh_frame *frames = fh_heap_malloc(limit * (sizeof *frames + sizeof(uint64_t)));
+    errno = saved_errno;
+    if (frames == NULL)
+        return few_frames(from, site, FRAMES_ON_STACK);
+    uint64_t *words = (uint64_t *)(void *)(frames + limit);
+    uint32_t traceback = from == NULL ? native_traceback(site, words, limit)
+                                      : provided_traceback(from, frames, words, limit);
+    fh_heap_free(frames);
+    return traceback;
+}
+
+uint32_t fh_traceback_of(struct fh_call_site site, uint32_t limit)
+{
+    /* [trace-frames] acquire: what it points at. */
+    const struct provider *from = fh_load_acquire_ptr(&provider);
+    return limit <= FRAMES_ON_STACK ? few_frames(from, site, limit)
+                                    : many_frames(from, site, limit);
+}
