@@ -269,25 +269,35 @@ static void release_whole(struct fh_region *region, uint32_t first, uint32_t are
         release_bits(region, index, all_pools());
 }
 
-static bool claim_whole(struct fh_region *region, uint32_t index, bool *zeroed)
+/* The arena that begins at `start`. One whose memory was given back may have been opened again
+ * elsewhere since anybody looked, so who has claimed it looks once more: it stays where it is from
+ * then on. */
+static bool claim_whole(struct fh_region *region, uint32_t index, uintptr_t start, bool *zeroed)
 {
     struct fh_arena *arena = &region->arenas[index];
     uint64_t used = 0;
     /* [arena-open] acquire and [arena-run] acquire, as in claim_in(). */
-    if (fh_load_acquire_u64(&arena->start) == 0 ||
+    if (fh_load_acquire_u64(&arena->start) != start ||
         !fh_cas_acquire_u64(&arena->used, &used, all_pools()))
         return false;
     *zeroed = note_claim(region, arena, all_pools()) && *zeroed;
-    return true;
+    if (fh_load_relaxed_u64(&arena->start) == start)
+        return true;
+    release_whole(region, index, 1);
+    return false;
 }
 
-/* Claim [first, first + arenas) one by one, lowest first; all or nothing. Of two threads that want
- * overlapping runs the one that is further up goes on, so somebody succeeds. */
-static bool claim_arenas_at(struct fh_region *region, uint32_t first, size_t arenas, bool *zeroed)
+/* Claim [first, first + arenas), which begin at `start`, one by one, lowest first; all or nothing.
+ * Of two threads that want overlapping runs the one that is further up goes on, so somebody
+ * succeeds. */
+static bool claim_arenas_at(struct fh_region *region, uint32_t first, uintptr_t start,
+                            size_t arenas, bool *zeroed)
 {
     uint32_t index = first;
-    while (index < first + arenas && claim_whole(region, index, zeroed))
+    while (index < first + arenas && claim_whole(region, index, start, zeroed)) {
+        start += FH_ARENA_BYTES;
         index++;
+    }
     if (index == first + arenas)
         return true;
     release_whole(region, first, index - first);
@@ -324,7 +334,7 @@ bool fh_arenas_claim(struct fh_region *region, size_t arenas, size_t align_arena
         bool aligned = start != 0 && (start >> FH_ARENA_SHIFT) % align_arenas == 0;
         if (aligned)
             found = empty_arenas_from(region, index, arenas);
-        if (found == arenas && claim_arenas_at(region, index, arenas, &run->zeroed)) {
+        if (found == arenas && claim_arenas_at(region, index, start, arenas, &run->zeroed)) {
             run->pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
             return true;
         }
@@ -344,12 +354,12 @@ bool fh_arenas_claim(struct fh_region *region, size_t arenas, size_t align_arena
 bool fh_arenas_extend(struct fh_region *region, size_t pool_index, size_t arenas, size_t more)
 {
     uint32_t last = (uint32_t)(pool_index >> FH_ARENA_POOL_SHIFT) + (uint32_t)arenas - 1;
+    uintptr_t end = start_of(region, last) + FH_ARENA_BYTES;
     bool zeroed = true;
-    if (!fh_region_has_arena(region, last + 1) ||
-        empty_arenas_from(region, last + 1, more) != more ||
-        start_of(region, last + 1) != start_of(region, last) + FH_ARENA_BYTES)
+    if (!fh_region_has_arena(region, last + 1) || start_of(region, last + 1) != end ||
+        empty_arenas_from(region, last + 1, more) != more)
         return false;
-    return claim_arenas_at(region, last + 1, more, &zeroed);
+    return claim_arenas_at(region, last + 1, end, more, &zeroed);
 }
 
 void fh_arenas_release(struct fh_region *region, size_t pool_index, size_t arenas,

@@ -15,14 +15,18 @@
 #include "bits.h"
 #include "os.h"
 
-/* Publish one arena. `used`: what its opener has claimed. */
+/* Publish one arena. `used`: what its opener has claimed. Until its last step the arena looks like
+ * one in use, also to a claim that saw the start it had before it was vacated. */
 static void open_arena(struct fh_region *region, uint32_t index, uintptr_t start, uint64_t used)
 {
     struct fh_arena *arena = &region->arenas[index];
-    fh_store_relaxed_u64(&arena->used, used); /* published by start */
+    fh_store_relaxed_u64(&arena->used, fh_low_bits(FH_ARENA_POOLS)); /* as in vacate() */
     /* [arena-open] release: `used`, the committed memory, the entry in the table of extra arenas.
      */
     fh_store_release_u64(&arena->start, start);
+    /* [arena-open] release: the same and `start`, to who saw an earlier one. seq_cst for
+     * [arena-hint], as in release_bits(). */
+    (void)fh_fetch_and_seq_cst_u64(&arena->used, used);
     if (used == 0) {
         fh_hints_set(&region->hints, FH_HINTS_ROOM, index);
         fh_hints_set(&region->hints, FH_HINTS_EMPTY, index);

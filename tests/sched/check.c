@@ -100,6 +100,7 @@ static void taken(int slot, char *start, size_t bytes)
     CHECK((uintptr_t)start % FH_BLOCK_ALIGN_BYTES == 0 && usable_bytes >= bytes);
     CHECK(live.blocks[slot].start == NULL);
     check_apart(start, usable_bytes);
+    CHECK(machine_shows(start, usable_bytes));
     live.blocks[slot] = (struct live_block){start, usable_bytes, ++live.last_tag};
     fill(&live.blocks[slot]);
     weak_pass_on(slot);

@@ -456,6 +456,15 @@ static size_t page_of(const void *start)
     return (size_t)((const char *)start - memory) / PAGE_BYTES;
 }
 
+bool machine_shows(const void *start, size_t bytes)
+{
+    size_t end = page_of((const char *)start + bytes - 1) + 1;
+    for (size_t page = page_of(start); page < end; page++)
+        if (page >= PAGES || now.pages[page] != SHOWN)
+            return false;
+    return true;
+}
+
 static void mark(const void *start, size_t bytes, enum page state)
 {
     size_t first = page_of(start);

@@ -690,6 +690,46 @@ SCENARIO(vacated_while_claimed, .setup = all_of_the_region,
          .program = {extra_and_trim, extra_zeroed});
 SCENARIO(vacated_by_two, .setup = all_of_the_region,
          .program = {extra_and_trim, extra_and_trim, extra_zeroed});
+
+/* Extra arenas, one behind the other, and empty. */
+static void adjacent_arenas(void)
+{
+    all_of_the_region();
+    take(0, 4 * FH_ARENA_BYTES);
+    give(0);
+}
+
+/* Under the same indices they are somewhere else now, and apart: no heap keeps so large a run. */
+static void arenas_move_apart(void)
+{
+    trim();
+    take(0, 2 * FH_ARENA_BYTES);
+    take(1, 3 * FH_ARENA_BYTES);
+    take(2, 2 * FH_ARENA_BYTES);
+    give(0);
+    give(2);
+}
+
+static void all_adjacent_arenas(void)
+{
+    take(3, 4 * FH_ARENA_BYTES);
+}
+
+static void extra_pool(void)
+{
+    trim();
+    take(0, FH_POOL_BYTES);
+}
+
+static void another_extra_pool(void)
+{
+    take_zeroed(1, FH_POOL_BYTES);
+}
+
+SCENARIO(arenas_move_while_claimed, .setup = adjacent_arenas,
+         .program = {arenas_move_apart, all_adjacent_arenas});
+SCENARIO(pools_in_an_arena_that_moves, .setup = adjacent_arenas,
+         .program = {extra_pool, another_extra_pool});
 SCENARIO(memory_is_short, .setup = nearly_all, .program = {huge_0, huge_1, one_pool},
          .reserves = true, .may_fail = true);
 

@@ -108,6 +108,7 @@ void machine_prepare(const struct scenario *scenario); /* fresh memory, setup */
 void machine_reset(void);                              /* as after setup */
 void machine_run(void);             /* one schedule, by choices of explorer_choose() */
 void machine_check_untouched(void); /* nothing outside what was said to be in use was written */
+bool machine_shows(const void *start, size_t bytes); /* may all of it be used? */
 void machine_end_threads(void); /* those that have not ended themselves end, one after the other */
 
 int machine_thread(void); /* who runs; THREADS_MAX: nobody, it is the test itself */
