@@ -19,12 +19,6 @@ emulator("sets no limits on memory"
     family[.]operators[.].*[.]new_succeeds_once_its_handler_has_freed_memory)
 emulator("sets no limits, has no seccomp, and starts no other program under itself"
     family[.]environment[.].*)
-emulator("writes a line of its own after that of a program that aborts"
-    modules[.]fatal[.]a_report_names_the_function_the_address_and_the_reason
-    modules[.]fatal[.]a_long_report_is_cut_and_still_a_line
-    modules[.]pool[.]a_word_that_counts_a_block_and_names_none_is_reported
-    "modules[.]heap[.]freeing_.*_is_reported"
-    "modules[.]gil[.]releasing_.*_is_fatal")
 emulator("takes pages that mremap leaves mapped (MREMAP_DONTUNMAP) for unmapped"
     modules[.]os[.]moved_pages_are_there_and_the_old_ones_read_as_zeros
     modules[.]large[.]the_content_of_a_huge_block_moves_without_a_copy

@@ -5,6 +5,9 @@
 #   --fair       the same, but every process that can go on does at some time
 #   --mutant     the definitions break the model: the check passes if the search finds that
 #
+# FH_MODEL_MIB is the memory that the search may take (2000), FH_MODEL_DEPTH its longest run of steps
+# (2000000).
+#
 # Exit status: 0 as it should be, 1 not so, 77 spin or a C compiler is not installed.
 set -eu
 
@@ -43,9 +46,9 @@ if grep -q provided "$model"; then
     search="$search -DNOREDUCE"
 fi
 # shellcheck disable=SC2086
-"$compiler" -O2 -w $search -DCOLLAPSE -DMEMLIM=1000 -o pan pan.c
+"$compiler" -O2 -w $search -DMEMLIM="${FH_MODEL_MIB:-2000}" -o pan pan.c
 # shellcheck disable=SC2086
-./pan -m2000000 -n $run > out 2>&1 || true
+./pan -m"${FH_MODEL_DEPTH:-2000000}" -n $run > out 2>&1 || true
 
 grep -E '^pan:|errors:|states, stored|total actual|elapsed' out || true
 # A search that stopped at a violation is not complete either, but has found what matters.

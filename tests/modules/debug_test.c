@@ -411,6 +411,7 @@ static void hear(void (*tell)(char *block), char *block, char *text, bool dies)
         CHECK(got >= 0);
     }
     text[used] = '\0';
+    drop_emulators_line(text);
     CHECK(child > 0 && waitpid(child, &status, 0) == child);
     close(ends[0]);
     CHECK(dies ? WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT

@@ -75,6 +75,9 @@ void elsewhere(void (*run)(void *argument), void *argument);
 void at_every_point(void (*begin)(void), void (*during)(void), void (*meanwhile)(void),
                     void (*check)(void));
 
+/* Shorten a text from a program's stderr by what an emulator wrote there of the program's end. */
+void drop_emulators_line(char *text);
+
 /* In a child, `run` must end in abort() after writing exactly `text` to stderr. */
 void check_aborts(void (*run)(void *argument), void *argument, const char *text);
 

@@ -72,7 +72,7 @@ libraries_step()
     done
 
     # Exactly what the headers declare.
-    sed -n 's/^FH_API.*\(fh_[a-z0-9_]*\)(.*/\1/p' "$prefix"/include/*.h | sort -u \
+    sed -n 's/^FH_API.*\(fh_[a-z0-9_]*\)(.*/\1/p' "$prefix"/include/*.h "$prefix"/include/*/*.h | sort -u \
         >"$FH_SCRATCH/declared"
     test -s "$FH_SCRATCH/declared" || fail "the headers declare nothing"
     exports_of libfreehold.so >"$FH_SCRATCH/exported"
