@@ -22,7 +22,7 @@ emulator("sets no limits, has no seccomp, and starts no other program under itse
 emulator("takes pages that mremap leaves mapped (MREMAP_DONTUNMAP) for unmapped"
     modules[.]os[.]moved_pages_are_there_and_the_old_ones_read_as_zeros
     modules[.]large[.]the_content_of_a_huge_block_moves_without_a_copy
-    modules[.]heap[.]resizing_between_any_two_sizes_keeps_the_content
+    modules[.]theap[.]resizing_between_any_two_sizes_keeps_the_content
     family[.]blocks[.].*[.]realloc_keeps_contents_.*)
 emulator("is itself most of what /proc says of memory"
     family[.]threads[.].*[.]destructors_after_the_librarys_own_allocate_without_growth

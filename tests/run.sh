@@ -201,7 +201,7 @@ stage_aarch64()
     looks_right_from_outside aarch64
     ctest_in aarch64 --parallel "$jobs"
     QEMU_PAGESIZE=65536 ctest_in aarch64 --parallel "$jobs" \
-        --tests-regex '^modules[.](os|region|arena|grow|purge|large|thread|holder|heap|classic)[.]' \
+        --tests-regex '^modules[.](os|region|arena|grow|purge|large|thread|holder|theap|classic)[.]' \
         --exclude-regex '[.]os[.](mapped|purged)_pages_'
 }
 

@@ -5,7 +5,7 @@
 #include <errno.h>
 
 #include "grow.h"
-#include "heap.h"
+#include "theap.h"
 #include "holder.h"
 #include "purge.h"
 #include "stats.h"
@@ -27,17 +27,17 @@ int fh_owns(const void *address)
 
 size_t fh_usable_size(const void *block)
 {
-    return fh_heap_usable_bytes(block);
+    return fh_theap_usable_bytes(block);
 }
 
 void fh_thread_flush(void)
 {
-    struct fh_heap *heap = fh_heap_of_thread();
-    if (fh_heap_is_busy(heap))
+    struct fh_theap *heap = fh_theap_of_thread();
+    if (fh_theap_is_busy(heap))
         return; /* there is none, or it is in use below this handler */
-    heap = fh_heap_enter();
-    fh_heap_drain(heap);
-    fh_heap_leave(heap);
+    heap = fh_theap_enter();
+    fh_theap_drain(heap);
+    fh_theap_leave(heap);
 }
 
 size_t fh_trim(void)

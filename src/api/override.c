@@ -16,7 +16,7 @@
 #include "bits.h"
 #include "fatal.h"
 #include "freehold.h"
-#include "heap.h"
+#include "theap.h"
 #include "os.h"
 #include "stats.h"
 
@@ -42,12 +42,12 @@ static void *fail(int error)
 
 EXPORT void *malloc(size_t bytes)
 {
-    return fh_heap_malloc(bytes);
+    return fh_theap_malloc(bytes);
 }
 
 EXPORT void free(void *memory)
 {
-    fh_heap_free(memory);
+    fh_theap_free(memory);
 }
 
 EXPORT void *calloc(size_t count, size_t bytes)
@@ -55,16 +55,16 @@ EXPORT void *calloc(size_t count, size_t bytes)
     size_t product;
     if (FH_UNLIKELY(__builtin_mul_overflow(count, bytes, &product)))
         return fail(ENOMEM);
-    return fh_heap_calloc(product);
+    return fh_theap_calloc(product);
 }
 
 EXPORT void *realloc(void *memory, size_t bytes)
 {
     if (memory == NULL)
-        return fh_heap_malloc(bytes);
+        return fh_theap_malloc(bytes);
     if (bytes != 0)
-        return fh_heap_realloc(memory, bytes);
-    fh_heap_free(memory);
+        return fh_theap_realloc(memory, bytes);
+    fh_theap_free(memory);
     return NULL;
 }
 
@@ -80,19 +80,19 @@ EXPORT void *reallocarray(void *memory, size_t count, size_t bytes)
 EXPORT void free_sized(void *memory, size_t bytes)
 {
     (void)bytes;
-    fh_heap_free(memory);
+    fh_theap_free(memory);
 }
 
 EXPORT void free_aligned_sized(void *memory, size_t alignment, size_t bytes)
 {
     (void)alignment;
     (void)bytes;
-    fh_heap_free(memory);
+    fh_theap_free(memory);
 }
 
 EXPORT void cfree(void *memory)
 {
-    fh_heap_free(memory);
+    fh_theap_free(memory);
 }
 
 /* ---- Alignment --------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ EXPORT void *aligned_alloc(size_t alignment, size_t bytes)
 {
     if (!fh_is_power_of_two(alignment))
         return fail(EINVAL);
-    return fh_heap_aligned(alignment, bytes);
+    return fh_theap_aligned(alignment, bytes);
 }
 
 /* glibc's memalign rounds any alignment up to a power of two. */
@@ -114,7 +114,7 @@ EXPORT void *memalign(size_t alignment, size_t bytes)
     size_t power = FH_BLOCK_ALIGN_BYTES;
     while (power < alignment)
         power *= 2;
-    return fh_heap_aligned(power, bytes);
+    return fh_theap_aligned(power, bytes);
 }
 
 /* Returns the error, and leaves errno alone. */
@@ -123,7 +123,7 @@ EXPORT int posix_memalign(void **memory, size_t alignment, size_t bytes)
     if (!fh_is_power_of_two(alignment) || alignment % sizeof(void *) != 0)
         return EINVAL;
     int saved_errno = errno;
-    void *block = fh_heap_aligned(alignment, bytes);
+    void *block = fh_theap_aligned(alignment, bytes);
     errno = saved_errno;
     if (block == NULL)
         return ENOMEM;
@@ -133,7 +133,7 @@ EXPORT int posix_memalign(void **memory, size_t alignment, size_t bytes)
 
 EXPORT void *valloc(size_t bytes)
 {
-    return fh_heap_aligned(fh_os_page_bytes(), bytes);
+    return fh_theap_aligned(fh_os_page_bytes(), bytes);
 }
 
 EXPORT void *pvalloc(size_t bytes)
@@ -141,7 +141,7 @@ EXPORT void *pvalloc(size_t bytes)
     size_t page_bytes = fh_os_page_bytes();
     if (bytes > PTRDIFF_MAX)
         return fail(ENOMEM);
-    return fh_heap_aligned(page_bytes, fh_round_up(bytes, page_bytes));
+    return fh_theap_aligned(page_bytes, fh_round_up(bytes, page_bytes));
 }
 
 /* ---- What glibc tells about its heap ----------------------------------------------------------
@@ -149,7 +149,7 @@ EXPORT void *pvalloc(size_t bytes)
 
 EXPORT size_t malloc_usable_size(void *memory)
 {
-    return fh_heap_usable_bytes(memory);
+    return fh_theap_usable_bytes(memory);
 }
 
 /* 1 if any memory went back to the system. `pad` is about glibc's one growing heap; there is none.

@@ -12,7 +12,7 @@
 #include <link.h>
 #include <stdlib.h>
 
-#include "heap.h"
+#include "theap.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -70,14 +70,14 @@ static FH_COLD void handle_no_memory(const void *caller)
 static FH_COLD void *new_aligned(size_t bytes, size_t alignment, const void *caller)
 {
     void *memory;
-    while ((memory = fh_heap_aligned(alignment, bytes)) == NULL)
+    while ((memory = fh_theap_aligned(alignment, bytes)) == NULL)
         handle_no_memory(caller);
     return memory;
 }
 
 FH_ALWAYS_INLINE void *new_plain(size_t bytes, const void *caller)
 {
-    void *memory = fh_heap_malloc(bytes);
+    void *memory = fh_theap_malloc(bytes);
     return FH_LIKELY(memory != NULL) ? memory : new_aligned(bytes, 1, caller);
 }
 
@@ -99,7 +99,7 @@ FH_ALWAYS_INLINE void *new_plain(size_t bytes, const void *caller)
     EXPORT void name(__VA_ARGS__);                                                                 \
     void name(__VA_ARGS__)                                                                         \
     {                                                                                              \
-        fh_heap_free(memory);                                                                      \
+        fh_theap_free(memory);                                                                     \
     }
 
 DEFINE_NEW(_Znwm)

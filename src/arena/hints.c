@@ -5,7 +5,7 @@
 #include "bits.h"
 
 static_assert((int)FH_ARENAS_MAX <= (int)FH_HINT_MEMBERS_MAX, "an arena is a member");
-static_assert((int)FH_HEAPS_MAX <= (int)FH_HINT_MEMBERS_MAX, "a heap id is a member");
+static_assert((int)FH_THEAPS_MAX <= (int)FH_HINT_MEMBERS_MAX, "a heap id is a member");
 
 static uint32_t words_above(uint32_t words)
 {

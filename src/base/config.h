@@ -44,8 +44,8 @@ enum {
     FH_SPAN_POOLS = 1,
     FH_SINGLE_POOL_MAX_BYTES = 1024,
     FH_REGION_SHIFT_MAX = 24,
-    FH_HEAPS_MAX = 64,
-    FH_HEAPS_LIMITED = 64,
+    FH_THEAPS_MAX = 64,
+    FH_THEAPS_LIMITED = 64,
 };
 #else
 enum {
@@ -58,8 +58,8 @@ enum {
     FH_SPAN_POOLS = 4,
     FH_SINGLE_POOL_MAX_BYTES = 8192,
     FH_REGION_SHIFT_MAX = FH_REGION_SHIFT_NORMAL,
-    FH_HEAPS_MAX = 1 << 18,  /* threads that allocate at the same time */
-    FH_HEAPS_LIMITED = 1024, /* the same under a limit on address space */
+    FH_THEAPS_MAX = 1 << 18,  /* threads that allocate at the same time */
+    FH_THEAPS_LIMITED = 1024, /* the same under a limit on address space */
 };
 #endif
 
@@ -74,7 +74,7 @@ enum {
     FH_DESCRIPTOR_SHIFT = 8,
     FH_DESCRIPTOR_BYTES = 1 << FH_DESCRIPTOR_SHIFT,
 
-    FH_HEAP_BYTES = 4096,
+    FH_THEAP_BYTES = 4096,
 
     /* Size classes: 0 for requests of no bytes (16-byte blocks), then 16-byte steps to 512 as in
      * pymalloc, then four per doubling. */

@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "heap.h"
+#include "theap.h"
 
 struct known_allocator {
     fh_allocator allocator; /* first: pointers to it go about */
@@ -26,7 +26,7 @@ static void *known_allocators; /* struct known_allocator *, newest first */
 static void *heap_malloc(void *context, size_t bytes)
 {
     (void)context;
-    return fh_heap_malloc(bytes);
+    return fh_theap_malloc(bytes);
 }
 
 static void *heap_calloc(void *context, size_t count, size_t bytes)
@@ -34,7 +34,7 @@ static void *heap_calloc(void *context, size_t count, size_t bytes)
     size_t product;
     (void)context;
     if (!__builtin_mul_overflow(count, bytes, &product))
-        return fh_heap_calloc(product);
+        return fh_theap_calloc(product);
     errno = ENOMEM;
     return NULL;
 }
@@ -42,13 +42,13 @@ static void *heap_calloc(void *context, size_t count, size_t bytes)
 static void *heap_realloc(void *context, void *block, size_t bytes)
 {
     (void)context;
-    return block == NULL ? fh_heap_malloc(bytes) : fh_heap_realloc(block, bytes == 0 ? 1 : bytes);
+    return block == NULL ? fh_theap_malloc(bytes) : fh_theap_realloc(block, bytes == 0 ? 1 : bytes);
 }
 
 static void heap_free(void *context, void *block)
 {
     (void)context;
-    fh_heap_free(block);
+    fh_theap_free(block);
 }
 
 static const fh_allocator heap_allocator = {NULL, heap_malloc, heap_calloc, heap_realloc,
@@ -81,7 +81,7 @@ static struct known_allocator *know(const fh_allocator *allocator)
     struct known_allocator *entry = find(first, NULL, allocator);
     if (entry != NULL)
         return entry;
-    entry = fh_heap_malloc(sizeof *entry);
+    entry = fh_theap_malloc(sizeof *entry);
     if (entry == NULL)
         return NULL;
     entry->allocator = *allocator;

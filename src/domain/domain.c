@@ -10,7 +10,7 @@
 #include <errno.h>
 
 #include "bits.h"
-#include "heap.h"
+#include "theap.h"
 
 static void *no_memory(void)
 {
@@ -54,7 +54,7 @@ static FH_COLD void replaced_free(fh_domain domain, void *block)
 
 FH_ALWAYS_INLINE void *domain_malloc(fh_domain domain, size_t bytes)
 {
-    return fh_domain_is_replaced(domain) ? replaced_malloc(domain, bytes) : fh_heap_malloc(bytes);
+    return fh_domain_is_replaced(domain) ? replaced_malloc(domain, bytes) : fh_theap_malloc(bytes);
 }
 
 FH_ALWAYS_INLINE void *domain_calloc(fh_domain domain, size_t count, size_t bytes)
@@ -62,14 +62,14 @@ FH_ALWAYS_INLINE void *domain_calloc(fh_domain domain, size_t count, size_t byte
     size_t product;
     if (fh_domain_is_replaced(domain))
         return replaced_calloc(domain, count, bytes);
-    return __builtin_mul_overflow(count, bytes, &product) ? no_memory() : fh_heap_calloc(product);
+    return __builtin_mul_overflow(count, bytes, &product) ? no_memory() : fh_theap_calloc(product);
 }
 
 FH_ALWAYS_INLINE void *domain_realloc(fh_domain domain, void *block, size_t bytes)
 {
     if (fh_domain_is_replaced(domain))
         return replaced_realloc(domain, block, bytes);
-    return block == NULL ? fh_heap_malloc(bytes) : fh_heap_realloc(block, bytes == 0 ? 1 : bytes);
+    return block == NULL ? fh_theap_malloc(bytes) : fh_theap_realloc(block, bytes == 0 ? 1 : bytes);
 }
 
 FH_ALWAYS_INLINE void domain_free(fh_domain domain, void *block)
@@ -77,7 +77,7 @@ FH_ALWAYS_INLINE void domain_free(fh_domain domain, void *block)
     if (fh_domain_is_replaced(domain))
         replaced_free(domain, block);
     else
-        fh_heap_free(block);
+        fh_theap_free(block);
 }
 
 /* ---- Each domain ------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ void *fh_aligned_alloc(fh_domain domain, size_t alignment, size_t bytes)
     if ((unsigned)domain >= FH_DOMAINS || !fh_is_power_of_two(alignment))
         return invalid();
     if (!fh_domain_is_replaced(domain))
-        return fh_heap_aligned(alignment, bytes);
+        return fh_theap_aligned(alignment, bytes);
     return alignment <= FH_BLOCK_ALIGN_BYTES ? replaced_malloc(domain, bytes) : invalid();
 }
 

@@ -21,7 +21,7 @@
 
 #include "domain.h"
 #include "freehold/debug.h"
-#include "heap.h"
+#include "theap.h"
 
 enum {
     FH_DEBUG_WORD = 8,
@@ -77,7 +77,7 @@ size_t fh_debug_readable_of_others(const char *head);
 /* How many bytes from `head` on may be read: 0 for none, PTRDIFF_MAX if nobody knows. */
 FH_ALWAYS_INLINE size_t fh_debug_readable_bytes(const struct fh_debug_wrap *wrap, const char *head)
 {
-    return wrap->is_own ? fh_heap_usable_bytes(head) : fh_debug_readable_of_others(head);
+    return wrap->is_own ? fh_theap_usable_bytes(head) : fh_debug_readable_of_others(head);
 }
 
 /* ---- Words ------------------------------------------------------------------------------------

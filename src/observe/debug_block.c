@@ -49,7 +49,7 @@ static void *no_memory(void)
 
 size_t fh_debug_readable_of_others(const char *head)
 {
-    const struct fh_pool *pool = fh_heap_pool_of(head);
+    const struct fh_pool *pool = fh_theap_pool_of(head);
     return pool == NULL || fh_load_own_u8(&pool->kind) != FH_POOL_NONE ? PTRDIFF_MAX : 0;
 }
 
@@ -72,7 +72,7 @@ static bool is_good(const struct fh_debug_wrap *wrap, const char *data)
  * before what they hand out. */
 static bool is_bare(const struct fh_debug_wrap *wrap, const char *data)
 {
-    const struct fh_pool *pool = wrap->is_own ? fh_heap_pool_of(data) : NULL;
+    const struct fh_pool *pool = wrap->is_own ? fh_theap_pool_of(data) : NULL;
     if (pool == NULL)
         return false;
     switch (fh_load_own_u8(&pool->kind)) {
@@ -90,7 +90,7 @@ static bool is_bare(const struct fh_debug_wrap *wrap, const char *data)
 static const char *wrong_with_address(const struct fh_debug_wrap *wrap, const char *data)
 {
     const char *head = data - FH_DEBUG_HEAD;
-    if (wrap->is_own && fh_heap_pool_of(head) == NULL)
+    if (wrap->is_own && fh_theap_pool_of(head) == NULL)
         return "foreign pointer: not memory of this allocator";
     if ((uintptr_t)data % FH_DEBUG_HEAD != 0)
         return "not the address of a block";
@@ -309,7 +309,7 @@ static void *adopt(const struct fh_debug_wrap *wrap, char *data, size_t bytes)
 {
     if (!fh_debug_is_on())
         return wrap->wrapped.realloc(wrap->wrapped.context, data, bytes);
-    void *moved = copy(wrap, data, fh_heap_usable_bytes(data), bytes);
+    void *moved = copy(wrap, data, fh_theap_usable_bytes(data), bytes);
     if (moved != NULL)
         wrap->wrapped.free(wrap->wrapped.context, data);
     return moved;

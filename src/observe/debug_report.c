@@ -338,7 +338,7 @@ void fh_debug_dump_address(int fd, const void *block)
     int saved = errno;
     struct text text = {.fd = fd};
     const char *data = block;
-    size_t readable = data == NULL ? 0 : fh_heap_usable_bytes(data - FH_DEBUG_HEAD);
+    size_t readable = data == NULL ? 0 : fh_theap_usable_bytes(data - FH_DEBUG_HEAD);
     if (data != NULL && readable == 0 && fh_debug_wraps_others())
         readable = fh_debug_readable_of_others(data - FH_DEBUG_HEAD);
     put_block(&text, data, readable);
@@ -358,7 +358,7 @@ int fh_debug_is_ptr_freed(const void *value)
 /* From now on *at is a copy of the record. */
 static int plug(void **at, const void *record, size_t bytes)
 {
-    void *copy = fh_heap_malloc(bytes);
+    void *copy = fh_theap_malloc(bytes);
     if (copy == NULL)
         return -1;
     memcpy(copy, record, bytes);

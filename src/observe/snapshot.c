@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "domain.h"
-#include "heap.h"
+#include "theap.h"
 #include "trace.h"
 #include "trace_intern.h"
 
@@ -18,12 +18,12 @@
 
 void *fh_snapshot_memory(size_t bytes)
 {
-    return fh_heap_calloc(bytes);
+    return fh_theap_calloc(bytes);
 }
 
 void fh_snapshot_release(void *memory)
 {
-    fh_heap_free(memory);
+    fh_theap_free(memory);
 }
 
 /* count + 1: none of nothing is no failure. */

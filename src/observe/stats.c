@@ -4,7 +4,7 @@
 #include "stats.h"
 
 #include "bits.h"
-#include "heap.h"
+#include "theap.h"
 
 static const struct fh_pool *pool_numbered(const struct fh_region *region, size_t number)
 {
@@ -86,6 +86,6 @@ struct fh_sums fh_stats_sum(void)
         add_arena(&sums, region, index);
     sums.mapped_bytes = sums.arena_count << FH_ARENA_SHIFT;
     sums.heap_count = fh_load_relaxed_u64(&region->heaps_opened);
-    sums.metadata_bytes += sums.heap_count * FH_HEAP_BYTES;
+    sums.metadata_bytes += sums.heap_count * FH_THEAP_BYTES;
     return sums;
 }

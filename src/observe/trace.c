@@ -13,7 +13,7 @@
 #include "atomic.h"
 #include "domain.h"
 #include "freehold/trace.h"
-#include "heap.h"
+#include "theap.h"
 #include "trace_frames.h"
 #include "trace_intern.h"
 

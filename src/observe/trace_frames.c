@@ -16,7 +16,7 @@
 
 #include "atomic.h"
 #include "freehold/trace.h"
-#include "heap.h"
+#include "theap.h"
 #include "trace_intern.h"
 
 enum {
@@ -143,14 +143,14 @@ static uint32_t few_frames(const struct provider *from, struct fh_call_site site
 static uint32_t many_frames(const struct provider *from, struct fh_call_site site, uint32_t limit)
 {
     int saved_errno = errno;
-    fh_frame *frames = fh_heap_malloc(limit * (sizeof *frames + sizeof(uint64_t)));
+    fh_frame *frames = fh_theap_malloc(limit * (sizeof *frames + sizeof(uint64_t)));
     errno = saved_errno;
     if (frames == NULL)
         return few_frames(from, site, FRAMES_ON_STACK);
     uint64_t *words = (uint64_t *)(void *)(frames + limit);
     uint32_t traceback = from == NULL ? native_traceback(site, words, limit)
                                       : provided_traceback(from, frames, words, limit);
-    fh_heap_free(frames);
+    fh_theap_free(frames);
     return traceback;
 }
 

@@ -69,7 +69,7 @@ struct fh_pool {
 
     /* The owner only. */
     struct fh_block *local FH_CACHE_LINE_ALIGNED; /* blocks it freed */
-    uint32_t countdown; /* local frees until fh_heap_countdown_ended() has something to decide */
+    uint32_t countdown; /* local frees until fh_theap_countdown_ended() has something to decide */
     uint32_t live_then; /* live blocks at that point, see fh_pool_live() */
     uint32_t carved;    /* blocks ever handed out; memory above them is untouched */
     uint8_t list;       /* enum fh_pool_list: where in its heap */
@@ -175,7 +175,7 @@ FH_ALWAYS_INLINE bool fh_pool_free_remote(struct fh_pool *pool, struct fh_block 
 enum fh_pool_event fh_pool_free_deciding(struct fh_pool *pool, struct fh_block *block);
 
 /* Heaps are strangers here. A heap has an id for the word, and for the pool's first line a tag,
- * which is whatever a thread can compare fastest (see heap/heap.h); never 0. */
+ * which is whatever a thread can compare fastest (see theap/heap.h); never 0. */
 
 /* A free pool, just claimed from its arena, becomes the owner's. `pools` descriptors are written.
  */
@@ -190,7 +190,7 @@ struct fh_block *fh_pool_carve(struct fh_pool *pool);
 
 /* Owner: take the local list. NULL if empty. They count as live from now on, and so need not be
  * counted: live + length(local) == carved. One more is counted for the current pool, see
- * heap/refill.c. */
+ * theap/refill.c. */
 FH_ALWAYS_INLINE struct fh_block *fh_pool_take_local(struct fh_pool *pool)
 {
     struct fh_block *blocks = pool->local;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Heaps, threads and signal handlers: src/heap/thread.c, and src/heap/heap.h as far as a heap is busy.
+/* Heaps, threads and signal handlers: src/theap/thread.c, and src/theap/theap.h as far as a heap is busy.
  *
  * A handler is a process of its own that starts at any step of its thread, which then stands still until
  * the handler is done: that is what `provided` says. With NESTED the first thread's handler is itself
  * interrupted by another.
  *
  *   claim_heap, release_drained, attach_new, enter, leave
- *                     the functions of these names in thread.c (enter and leave: fh_heap_...)
- *   allocate          fh_heap_malloc(), fh_heap_take(); otherwise take() in heap.c
- *   free              fh_heap_free_in_pool() of the one pool that there is here
+ *                     the functions of these names in thread.c (enter and leave: fh_theap_...)
+ *   allocate          fh_theap_malloc(), fh_theap_take(); otherwise take() in theap.c
+ *   free              fh_theap_free_in_pool() of the one pool that there is here
  *   use               what a call does with a busy heap; adopting or giving up the pool is part of it
  *   exit              leave_thread(), then perhaps calls of later destructors, then a new thread
  *
@@ -31,10 +31,10 @@
 #ifndef HEAPS
 #define HEAPS 3
 #endif
-#define NO_HEAP 0 /* fh_heap_none; heaps are 1.. */
+#define NO_HEAP 0 /* fh_theap_none; heaps are 1.. */
 #define GONE (HEAPS + 1)
 
-byte current[THREADS];     /* fh_heap_current */
+byte current[THREADS];     /* fh_theap_current */
 bool busy[HEAPS + 2] = true;
 bool free_id[HEAPS + 2];   /* the hint set FH_HINTS_HEAPS */
 byte opened;               /* heaps_opened */
@@ -241,7 +241,7 @@ inline free()
     :: owner == heap && heap != NO_HEAP ->
         d_step {
             if
-            :: !busy[heap] -> busy[heap] = true; found = true /* fh_heap_try_set_busy() */
+            :: !busy[heap] -> busy[heap] = true; found = true /* fh_theap_try_set_busy() */
             :: else
             fi
         }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Who takes over the heap of a thread that died without a word: src/heap/holder.c.
+/* Who takes over the heap of a thread that died without a word: src/theap/holder.c.
  *
  * One heap. Threads are numbered by the system, which gives the number of a dead one to the next: here
  * there is a single number, so that each newcomer looks like the one before. A holder attaches the heap

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* One pool of BLOCKS blocks, its word, its owner's line, and the hints that it is shared.
- * src/pool/pool.c, src/heap/refill.c, src/heap/shared.c and the frees in src/heap/heap.h, for threads
+ * src/pool/pool.c, src/theap/refill.c, src/theap/shared.c and the frees in src/theap/theap.h, for threads
  * with one heap each. Lists are linked through next[], so that a CAS compares what the real one does:
  * state, owner, credits and head, not the list behind the head.
  *
@@ -11,10 +11,10 @@
  *   settle             fh_shared_settle(), or give_up() in refill.c, which keeps the pool as a spare run
  *   shared_add, forget_arena, remove_bit, adopt
  *                      of shared.c; adopt is fh_shared_adopt(), adopt_in(), adopt() and forget_stale()
- *   take               fh_heap_take(), find_blocks()
- *   local_free         fh_heap_free_in_pool(), fh_heap_countdown_ended()
- *   free_home          fh_heap_free_home(), may_take_back(), place_taken_back()
- *   let_go             what the limits on queued and waiting pools do, and fh_heap_drain_class()
+ *   take               fh_theap_take(), find_blocks()
+ *   local_free         fh_theap_free_in_pool(), fh_theap_countdown_ended()
+ *   free_home          fh_theap_free_home(), may_take_back(), place_taken_back()
+ *   let_go             what the limits on queued and waiting pools do, and fh_theap_drain_class()
  *
  * Left out: how many pools a heap may queue or keep waiting (here it may always, or not, as the search
  * likes), signal handlers (heap.pml), other pools: who finds none here takes a block elsewhere.

@@ -37,7 +37,7 @@ TEST(all_of_a_block_is_owned_and_the_stack_is_not)
         CHECK(fh_owns(block) == 1); /* it is about address space */
     }
     CHECK(fh_owns(&local) == 0 && fh_usable_size(&local) == 0);
-    CHECK(fh_owns(fh_heap_of_thread()) == 0);
+    CHECK(fh_owns(fh_theap_of_thread()) == 0);
 }
 
 static size_t retained_bytes(void)
@@ -78,25 +78,25 @@ TEST(a_trim_leaves_live_blocks_alone)
 TEST(a_flush_lets_other_threads_have_the_pools_and_the_thread_go_on)
 {
     void *block = fh_raw_malloc(100);
-    const struct fh_pool *pool = fh_heap_pool_of(block);
+    const struct fh_pool *pool = fh_theap_pool_of(block);
     CHECK(fh_word_state(pool->word) == FH_ACTIVE);
     fh_thread_flush();
     CHECK(fh_word_state(pool->word) == FH_SHARED && pool->owner == 0);
     void *next = fh_raw_malloc(100);
-    CHECK(fh_heap_pool_of(next) == pool); /* adopted again */
+    CHECK(fh_theap_pool_of(next) == pool); /* adopted again */
     fh_raw_free(block);
     fh_raw_free(next);
-    check_heap(fh_heap_of_thread());
+    check_heap(fh_theap_of_thread());
 }
 
 TEST(a_flush_inside_a_call_does_nothing)
 {
     fh_raw_free(fh_raw_malloc(100));
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     size_t claimed = claimed_pools(heap->region);
     fh_thread_flush();
-    CHECK(claimed_pools(heap->region) == claimed && fh_heap_is_busy(heap));
-    fh_heap_leave(heap);
+    CHECK(claimed_pools(heap->region) == claimed && fh_theap_is_busy(heap));
+    fh_theap_leave(heap);
 }
 
 TEST(statistics_need_the_size_of_the_callers_struct)

@@ -476,11 +476,11 @@ TEST(each_heap_knows_its_own_blocks_and_no_others)
             CHECK(fh_classic_owns(heaps[i], blocks[k]) == (i == k));
             CHECK(i == k || !fh_classic_free(heaps[i], blocks[k]));
         }
-    void *raw = fh_heap_malloc(100);
+    void *raw = fh_theap_malloc(100);
     CHECK(fh_classic_of(raw) == NULL && fh_classic_of(NULL) == NULL && fh_classic_of(one) == NULL);
     CHECK(fh_classic_of((void *)UINTPTR_MAX) == NULL && fh_classic_of(&places) == NULL);
     CHECK(fh_classic_of((void *)((uintptr_t)1 << 48 | (uintptr_t)blocks[2])) == NULL);
-    fh_heap_free(raw);
+    fh_theap_free(raw);
     for (int i = 0; i < 3; i++)
         fh_classic_destroy(heaps[i]);
     for (int i = 0; i < 3; i++)
@@ -490,13 +490,13 @@ TEST(each_heap_knows_its_own_blocks_and_no_others)
 static void *raw_arena(void *ctx, size_t bytes)
 {
     (void)ctx;
-    return fh_heap_malloc(bytes + 1000); /* large: whole pools of the region */
+    return fh_theap_malloc(bytes + 1000); /* large: whole pools of the region */
 }
 
 static void free_raw_arena(void *ctx, void *memory, size_t bytes)
 {
     (void)ctx, (void)bytes;
-    fh_heap_free(memory);
+    fh_theap_free(memory);
 }
 
 TEST(arenas_from_a_source_may_lie_in_the_region)
@@ -532,7 +532,7 @@ TEST(arenas_are_runs_of_the_regions_pools_and_go_back_as_such)
     struct fh_region *region = fh_region_peek();
     CHECK(claimed_pools(region) == 3 * (size_t)SMALL_ARENA_BYTES / FH_POOL_BYTES);
     CHECK((heap->arenas[1].address & (SMALL_ARENA_BYTES - 1)) == 0);
-    CHECK(fh_heap_pool_of(blocks[0])->kind == FH_POOL_CLASSIC);
+    CHECK(fh_theap_pool_of(blocks[0])->kind == FH_POOL_CLASSIC);
     check_classic(heap);
     for (int i = 0; i < PER_ARENA; i++) /* then one of three is free, but the last usable one */
         give(heap, blocks[i]);
@@ -542,7 +542,7 @@ TEST(arenas_are_runs_of_the_regions_pools_and_go_back_as_such)
     CHECK(claimed_pools(region) == 2 * (size_t)SMALL_ARENA_BYTES / FH_POOL_BYTES);
     fh_classic_destroy(heap);
     CHECK(claimed_pools(region) == 0);
-    CHECK(fh_heap_pool_of(blocks[0])->kind == FH_POOL_NONE);
+    CHECK(fh_theap_pool_of(blocks[0])->kind == FH_POOL_NONE);
     check_region(region);
 }
 
@@ -588,12 +588,12 @@ TEST(one_may_ask_about_addresses_where_nothing_is_accessible)
 
 static void free_as_raw(void *block)
 {
-    fh_heap_free(block);
+    fh_theap_free(block);
 }
 
 static void resize_as_raw(void *block)
 {
-    fh_heap_realloc(block, 1000);
+    fh_theap_realloc(block, 1000);
 }
 
 TEST(a_block_of_a_classic_heap_freed_without_its_heap_ends_the_program)
@@ -610,7 +610,7 @@ TEST(a_block_of_a_classic_heap_freed_without_its_heap_ends_the_program)
     snprintf(text, sizeof text, "freehold: realloc(0x%016llx): %s\n",
              (unsigned long long)(uintptr_t)block, why);
     check_aborts(resize_as_raw, block, text);
-    CHECK(fh_heap_usable_bytes(block) == 0);
+    CHECK(fh_theap_usable_bytes(block) == 0);
     fh_classic_destroy(heap);
 }
 

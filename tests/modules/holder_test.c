@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* heap/holder.h: what becomes of the heaps of threads that end without a word. */
+/* theap/holder.h: what becomes of the heaps of threads that end without a word. */
 #include "modules.h"
 
 #include <errno.h>
@@ -25,13 +25,13 @@ static void use_heap(void)
         fh_raw_free(blocks[i]);
 }
 
-static struct fh_heap *left; /* by the thread that is dead */
+static struct fh_theap *left; /* by the thread that is dead */
 
 static void *end_outside_a_call(void *unused)
 {
     (void)unused;
     use_heap();
-    left = fh_heap_of_thread();
+    left = fh_theap_of_thread();
     (void)syscall(SYS_exit, 0);
     return NULL;
 }
@@ -40,7 +40,7 @@ static void *end_inside_a_call(void *unused)
 {
     (void)unused;
     use_heap();
-    left = fh_heap_enter();
+    left = fh_theap_enter();
     (void)syscall(SYS_exit, 0);
     return NULL;
 }
@@ -55,7 +55,7 @@ static void let_die(void *(*run)(void *unused))
         modules_skip("the system does not tell of forks");
 }
 
-static bool is_free(const struct fh_heap *heap)
+static bool is_free(const struct fh_theap *heap)
 {
     return fh_hints_has(&fh_region_peek()->hints, FH_HINTS_HEAPS, heap->id - 1);
 }
@@ -101,22 +101,22 @@ TEST(a_child_of_vfork_is_not_taken_for_its_parent)
 TEST(a_heap_says_whose_it_is)
 {
     CHECK(fh_raw_malloc(1) != NULL);
-    struct fh_heap *heap = fh_heap_of_thread();
+    struct fh_theap *heap = fh_theap_of_thread();
     CHECK(fh_holder_has_thread(heap) == (heap->region->process != NULL));
-    struct fh_heap *busy = fh_heap_enter();
-    struct fh_heap *borrowed = fh_heap_enter();
+    struct fh_theap *busy = fh_theap_enter();
+    struct fh_theap *borrowed = fh_theap_enter();
     CHECK(!fh_holder_has_thread(borrowed));
-    fh_heap_leave(borrowed);
-    fh_heap_leave(busy);
+    fh_theap_leave(borrowed);
+    fh_theap_leave(busy);
 }
 
 TEST(the_living_keep_their_heaps)
 {
     use_heap();
-    struct fh_heap *heap = fh_heap_of_thread();
+    struct fh_theap *heap = fh_theap_of_thread();
     come_by();
     (void)fh_trim();
-    CHECK(fh_heap_of_thread() == heap && !is_free(heap) && fh_holder_has_thread(heap));
+    CHECK(fh_theap_of_thread() == heap && !is_free(heap) && fh_holder_has_thread(heap));
     check_heap(heap);
 }
 
@@ -147,7 +147,7 @@ TEST(the_heap_of_a_thread_that_died_inside_a_call_is_set_aside)
     CHECK(fh_raw_malloc(1) != NULL);
     let_die(end_inside_a_call);
     (void)fh_trim();
-    CHECK(!is_free(left) && !fh_holder_has_thread(left) && fh_heap_is_busy(left));
+    CHECK(!is_free(left) && !fh_holder_has_thread(left) && fh_theap_is_busy(left));
 }
 
 TEST(dead_threads_blocks_outlive_them)
@@ -155,7 +155,7 @@ TEST(dead_threads_blocks_outlive_them)
     CHECK(fh_raw_malloc(1) != NULL);
     let_die(end_outside_a_call);
     (void)fh_trim();
-    struct fh_heap *mine = fh_heap_of_thread();
+    struct fh_theap *mine = fh_theap_of_thread();
     CHECK(mine != left);
     use_heap();
     check_heap(mine);
@@ -164,13 +164,13 @@ TEST(dead_threads_blocks_outlive_them)
 
 /* ---- fork ------------------------------------------------------------------------------------ */
 
-static struct fh_heap *parents_other;
+static struct fh_theap *parents_other;
 
 static void *stay(void *unused)
 {
     (void)unused;
     use_heap();
-    __atomic_store_n(&parents_other, fh_heap_of_thread(), __ATOMIC_RELEASE);
+    __atomic_store_n(&parents_other, fh_theap_of_thread(), __ATOMIC_RELEASE);
     (void)pause();
     return NULL;
 }
@@ -190,12 +190,12 @@ static void start_other(void)
 
 static void drain_parents_heaps(void)
 {
-    struct fh_heap *heap = fh_heap_of_thread();
+    struct fh_theap *heap = fh_theap_of_thread();
     (void)fh_trim(); /* nobody has said yet who survived */
     CHECK(!is_free(parents_other));
     come_by();
     (void)fh_trim();
-    CHECK(is_free(parents_other) && fh_heap_of_thread() == heap && !is_free(heap));
+    CHECK(is_free(parents_other) && fh_theap_of_thread() == heap && !is_free(heap));
     check_region(fh_region_peek());
 }
 
@@ -217,9 +217,9 @@ static void look_before_the_survivor(unsigned number, void *heap)
 
 static void let_another_look_first(void)
 {
-    struct fh_heap *heap = fh_heap_of_thread();
+    struct fh_theap *heap = fh_theap_of_thread();
     together(1, look_before_the_survivor, heap);
-    CHECK(fh_heap_of_thread() == heap && !is_free(heap));
+    CHECK(fh_theap_of_thread() == heap && !is_free(heap));
     drain_parents_heaps();
 }
 

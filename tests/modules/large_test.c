@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* heap/large.h: blocks of whole pools and of whole arenas. */
+/* theap/large.h: blocks of whole pools and of whole arenas. */
 #include "modules.h"
 
 #include <string.h>
@@ -23,7 +23,7 @@ static char *new_block(size_t bytes, size_t alignment)
 
 static void free_block(void *block)
 {
-    fh_large_free(fh_heap_pool_of(block));
+    fh_large_free(fh_theap_pool_of(block));
 }
 
 static size_t pools_of(size_t bytes)
@@ -34,7 +34,7 @@ static size_t pools_of(size_t bytes)
 /* In use by blocks: what the thread keeps at hand is not. */
 static size_t pools_in_use(void)
 {
-    const struct fh_heap *heap = fh_heap_of_thread();
+    const struct fh_theap *heap = fh_theap_of_thread();
     return claimed_pools(fh_region_peek()) - heap->spare_pools;
 }
 
@@ -57,12 +57,12 @@ TEST(a_large_block_takes_the_pools_it_needs_and_no_more)
 {
     for (size_t bytes = FH_BLOCK_MAX_BYTES + 1; bytes <= arena_bytes; bytes += pool_bytes / 3) {
         char *block = new_block(bytes, 1);
-        const struct fh_pool *pool = fh_heap_pool_of(block);
+        const struct fh_pool *pool = fh_theap_pool_of(block);
         CHECK(pool->kind == FH_POOL_LARGE && pool->pools == pools_of(bytes));
         CHECK((uintptr_t)block % pool_bytes == 0 && pools_in_use() == pools_of(bytes));
-        CHECK(fh_heap_usable_bytes(block) >= bytes);
-        CHECK(fh_heap_usable_bytes(block) <= pool->pools * pool_bytes);
-        fill(block, fh_heap_usable_bytes(block), 1);
+        CHECK(fh_theap_usable_bytes(block) >= bytes);
+        CHECK(fh_theap_usable_bytes(block) <= pool->pools * pool_bytes);
+        fill(block, fh_theap_usable_bytes(block), 1);
         free_block(block);
         CHECK(pools_in_use() == 0 && pool->kind == FH_POOL_NONE);
     }
@@ -73,7 +73,7 @@ TEST(a_huge_block_takes_whole_arenas)
 {
     for (size_t bytes = arena_bytes + 1; bytes < 4 * arena_bytes; bytes += arena_bytes / 2 + 5) {
         char *block = new_block(bytes, 1);
-        const struct fh_pool *pool = fh_heap_pool_of(block);
+        const struct fh_pool *pool = fh_theap_pool_of(block);
         CHECK(pool->kind == FH_POOL_HUGE && (uintptr_t)block % arena_bytes == 0);
         CHECK(pools_in_use() == (bytes + arena_bytes - 1) / arena_bytes * FH_ARENA_POOLS);
         fill(block, bytes, 2);
@@ -117,8 +117,8 @@ TEST(a_block_shrinks_in_place_and_gives_the_rest_back)
     char *block = new_block(arena_bytes, 1);
     fill(block, arena_bytes, 4);
     for (size_t pools = FH_ARENA_POOLS; pools-- > 1;) {
-        CHECK(fh_large_resize(fh_heap_pool_of(block), pools * pool_bytes));
-        CHECK(pools_in_use() == pools && fh_heap_usable_bytes(block) == pools * pool_bytes);
+        CHECK(fh_large_resize(fh_theap_pool_of(block), pools * pool_bytes));
+        CHECK(pools_in_use() == pools && fh_theap_usable_bytes(block) == pools * pool_bytes);
     }
     CHECK(intact(block, pool_bytes, 4));
     free_block(block);
@@ -130,23 +130,23 @@ TEST(a_block_grows_in_place_until_its_arena_ends_or_a_neighbour_begins)
     char *block = new_block(pool_bytes, 1);
     fill(block, pool_bytes, 5);
     size_t pools = 1;
-    while (fh_large_resize(fh_heap_pool_of(block), (pools + 1) * pool_bytes))
+    while (fh_large_resize(fh_theap_pool_of(block), (pools + 1) * pool_bytes))
         pools++;
     CHECK(pools == FH_ARENA_POOLS && pools_in_use() == pools && intact(block, pool_bytes, 5));
-    CHECK(fh_large_resize(fh_heap_pool_of(block), pool_bytes));
+    CHECK(fh_large_resize(fh_theap_pool_of(block), pool_bytes));
     char *neighbour = new_block(pool_bytes, 1);
     CHECK(neighbour == block + pool_bytes);
-    CHECK(!fh_large_resize(fh_heap_pool_of(block), 2 * pool_bytes));
-    CHECK(fh_heap_usable_bytes(block) == pool_bytes);
+    CHECK(!fh_large_resize(fh_theap_pool_of(block), 2 * pool_bytes));
+    CHECK(fh_theap_usable_bytes(block) == pool_bytes);
     free_block(neighbour);
-    CHECK(fh_large_resize(fh_heap_pool_of(block), 2 * pool_bytes));
+    CHECK(fh_large_resize(fh_theap_pool_of(block), 2 * pool_bytes));
     free_block(block);
 }
 
 TEST(a_huge_block_is_resized_in_place_arena_by_arena)
 {
     char *block = new_block(2 * arena_bytes, 1);
-    struct fh_pool *pool = fh_heap_pool_of(block);
+    struct fh_pool *pool = fh_theap_pool_of(block);
     fill(block, 2 * arena_bytes, 6);
     CHECK(fh_large_resize(pool, 4 * arena_bytes) == false); /* nothing is open behind it */
     free_block(new_block(2 * arena_bytes, 1));
@@ -166,12 +166,12 @@ TEST(the_content_of_a_huge_block_moves_without_a_copy)
     size_t bytes = 2 * arena_bytes;
     char *from = new_block(bytes, 1), *to = new_block(2 * bytes, 1);
     fill(from, bytes, 7);
-    if (!fh_large_move(fh_heap_pool_of(from), fh_heap_pool_of(to), bytes))
+    if (!fh_large_move(fh_theap_pool_of(from), fh_theap_pool_of(to), bytes))
         modules_skip("this kernel does not move pages and keep the addresses");
     CHECK(intact(to, bytes, 7) && is_zero(from, bytes) && is_zero(to + bytes, bytes));
     char *large = new_block(arena_bytes, 1);
-    CHECK(!fh_large_move(fh_heap_pool_of(to), fh_heap_pool_of(large), arena_bytes));
-    CHECK(!fh_large_move(fh_heap_pool_of(large), fh_heap_pool_of(to), arena_bytes));
+    CHECK(!fh_large_move(fh_theap_pool_of(to), fh_theap_pool_of(large), arena_bytes));
+    CHECK(!fh_large_move(fh_theap_pool_of(large), fh_theap_pool_of(to), arena_bytes));
 }
 
 TEST(a_block_freed_and_taken_again_is_not_taken_for_zero)
@@ -187,14 +187,14 @@ TEST(a_block_freed_and_taken_again_is_not_taken_for_zero)
 
 TEST(inside_a_call_large_blocks_come_straight_from_the_arenas)
 {
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     char *block = new_block(pool_bytes + 1, 1);
     CHECK(claimed_pools(heap->region) == 2);
-    CHECK(fh_large_resize(fh_heap_pool_of(block), 1));
+    CHECK(fh_large_resize(fh_theap_pool_of(block), 1));
     CHECK(claimed_pools(heap->region) == 1);
     free_block(block);
     CHECK(claimed_pools(heap->region) == 0 && heap->spare_runs == 0);
-    fh_heap_leave(heap);
+    fh_theap_leave(heap);
 }
 
 /* ---- Among threads ------------------------------------------------------------------------ */

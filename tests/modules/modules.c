@@ -451,18 +451,19 @@ unsigned blocks_out(const struct fh_pool *pool)
     }
 }
 
-static void check_owned(const struct fh_heap *heap, const struct fh_pool *pool,
+static void check_owned(const struct fh_theap *heap, const struct fh_pool *pool,
                         unsigned class_index, enum fh_pool_list list)
 {
     check_pool(pool);
     CHECK(fh_word_state(pool->word) == FH_ACTIVE && fh_word_owner(pool->word) == heap->id);
-    CHECK(pool->owner == fh_heap_tag(heap) && pool->class_index == class_index);
+    CHECK(pool->owner == fh_theap_tag(heap) && pool->class_index == class_index);
     CHECK(pool->list == list);
 }
 
 /* Of the list that begins with the newest; returns its length. */
-static unsigned check_list(const struct fh_heap *heap, unsigned class_index, enum fh_pool_list list,
-                           const struct fh_pool *newest, const struct fh_pool *oldest)
+static unsigned check_list(const struct fh_theap *heap, unsigned class_index,
+                           enum fh_pool_list list, const struct fh_pool *newest,
+                           const struct fh_pool *oldest)
 {
     unsigned length = 0;
     const struct fh_pool *before = NULL;
@@ -478,7 +479,7 @@ static unsigned check_list(const struct fh_heap *heap, unsigned class_index, enu
     return length;
 }
 
-static void check_bin(const struct fh_heap *heap, unsigned class_index)
+static void check_bin(const struct fh_theap *heap, unsigned class_index)
 {
     const struct fh_bin *bin = &heap->bins[class_index];
     struct blocks_seen all = {{false}};
@@ -495,7 +496,7 @@ static void check_bin(const struct fh_heap *heap, unsigned class_index)
 }
 
 /* To the arenas the pools at hand are in use; nobody else knows of them. */
-static void check_spare(const struct fh_heap *heap, const struct fh_spare *spare)
+static void check_spare(const struct fh_theap *heap, const struct fh_spare *spare)
 {
     const struct fh_region *region = heap->region;
     const struct fh_arena *arena = &region->arenas[spare->pool_index >> FH_ARENA_POOL_SHIFT];
@@ -507,7 +508,7 @@ static void check_spare(const struct fh_heap *heap, const struct fh_spare *spare
     }
 }
 
-static void check_spares(const struct fh_heap *heap)
+static void check_spares(const struct fh_theap *heap)
 {
     unsigned pools = 0;
     for (unsigned i = 0; i < heap->spare_runs; i++) {
@@ -518,7 +519,7 @@ static void check_spares(const struct fh_heap *heap)
     CHECK(pools == heap->spare_pools);
 }
 
-void check_heap(const struct fh_heap *heap)
+void check_heap(const struct fh_theap *heap)
 {
     check_spares(heap);
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++)

@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "heap.h"
+#include "theap.h"
 
 /* ThreadSanitizer and AddressSanitizer map memory of their own, so limits on it hit them first. */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
@@ -116,7 +116,7 @@ void check_pool(const struct fh_pool *pool);
 unsigned blocks_out(const struct fh_pool *pool);
 
 /* Of a heap that no thread is inside of: lists, limits, and all its pools. */
-void check_heap(const struct fh_heap *heap);
+void check_heap(const struct fh_theap *heap);
 
 /* Of a region that no thread is inside of: every hint that must be there is, every pool holds. */
 void check_region(const struct fh_region *region);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* heap/refill.h: where a heap's blocks come from and where its pools go. */
+/* theap/refill.h: where a heap's blocks come from and where its pools go. */
 #include "modules.h"
 
 #include <string.h>
@@ -11,17 +11,17 @@
 
 enum { MANY = 64 };
 
-static struct fh_heap *own_heap(void)
+static struct fh_theap *own_heap(void)
 {
-    struct fh_heap *heap = fh_heap_of_thread();
-    CHECK(!fh_heap_is_busy(heap));
+    struct fh_theap *heap = fh_theap_of_thread();
+    CHECK(!fh_theap_is_busy(heap));
     return heap;
 }
 
 static void *take(unsigned class_index)
 {
     void *block = fh_raw_malloc(class_index == 0 ? 0 : fh_class_block_bytes(class_index));
-    CHECK(block != NULL && fh_heap_pool_of(block)->class_index == class_index);
+    CHECK(block != NULL && fh_theap_pool_of(block)->class_index == class_index);
     return block;
 }
 
@@ -49,8 +49,8 @@ static void fill_pool(struct full_pool *full, unsigned class_index)
     fh_thread_flush(); /* what is shared is adopted first: begin with none current */
     full->count = 0;
     void *block = take(class_index);
-    full->pool = fh_heap_pool_of(block);
-    while (fh_heap_pool_of(block) == full->pool) {
+    full->pool = fh_theap_pool_of(block);
+    while (fh_theap_pool_of(block) == full->pool) {
         full->blocks[full->count++] = block;
         block = take(class_index);
     }
@@ -82,7 +82,7 @@ TEST(the_first_block_of_a_class_starts_a_pool_and_carves_once)
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++) {
         void *block = take(class_index);
         struct fh_bin *bin = bin_of(class_index);
-        CHECK(bin->current == fh_heap_pool_of(block) && bin->queued == NULL);
+        CHECK(bin->current == fh_theap_pool_of(block) && bin->queued == NULL);
         CHECK((uintptr_t)block == bin->current->origin + FH_BLOCK_ALIGN_BYTES);
         size_t bytes = bin->current->block_bytes;
         size_t in_page = (FH_CARVE_BYTES + bytes - 1) / bytes;
@@ -112,10 +112,10 @@ TEST(a_heap_hands_out_every_block_of_its_pool_before_it_takes_another)
 TEST(one_block_taken_and_freed_again_and_again_stays_in_its_pool)
 {
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++) {
-        struct fh_pool *pool = fh_heap_pool_of(take(class_index));
+        struct fh_pool *pool = fh_theap_pool_of(take(class_index));
         for (uint32_t i = 0; i < 3 * pool->capacity; i++) {
             void *block = take(class_index);
-            CHECK(fh_heap_pool_of(block) == pool);
+            CHECK(fh_theap_pool_of(block) == pool);
             fh_raw_free(block);
         }
         CHECK(bin_of(class_index)->current == pool);
@@ -127,7 +127,7 @@ TEST(the_current_pool_stays_even_when_its_last_block_is_freed)
 {
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++) {
         void *block = take(class_index);
-        struct fh_pool *pool = fh_heap_pool_of(block);
+        struct fh_pool *pool = fh_theap_pool_of(block);
         fh_raw_free(block);
         CHECK(bin_of(class_index)->current == pool && fh_word_state(pool->word) == FH_ACTIVE);
     }
@@ -140,7 +140,7 @@ TEST(blocks_freed_elsewhere_are_taken_before_another_pool)
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++) {
         fh_thread_flush();
         void *first = take(class_index);
-        struct fh_pool *pool = fh_heap_pool_of(first);
+        struct fh_pool *pool = fh_theap_pool_of(first);
         for (full.count = 0; full.count < pool->capacity - 1; full.count++)
             full.blocks[full.count] = take(class_index);
         CHECK(pool->carved == pool->capacity && own_heap()->ready[class_index] == NULL);
@@ -184,8 +184,8 @@ TEST(a_full_pool_freed_elsewhere_up_to_the_threshold_is_shared_and_then_adopted)
         CHECK(fh_word_state(full.pool->word) == FH_SHARED);
         check_all();
         fh_thread_flush();
-        CHECK(fh_heap_pool_of(take(class_index)) == full.pool);
-        CHECK(full.pool->owner == fh_heap_tag(own_heap()));
+        CHECK(fh_theap_pool_of(take(class_index)) == full.pool);
+        CHECK(full.pool->owner == fh_theap_tag(own_heap()));
         check_all();
         free_some(&full, full.count);
         fh_thread_flush();
@@ -236,9 +236,9 @@ TEST(a_queued_pool_is_allocated_from_before_a_new_one_is_claimed)
         CHECK(full.pool->list == FH_LIST_QUEUED);
         struct fh_pool *current = bin_of(class_index)->current;
         void *block = take(class_index);
-        while (fh_heap_pool_of(block) == current)
+        while (fh_theap_pool_of(block) == current)
             block = take(class_index);
-        CHECK(fh_heap_pool_of(block) == full.pool && full.pool->list == FH_LIST_CURRENT);
+        CHECK(fh_theap_pool_of(block) == full.pool && full.pool->list == FH_LIST_CURRENT);
         check_all();
     }
 }
@@ -254,8 +254,9 @@ static void fill_pools(unsigned class_index)
 {
     void *block = take(class_index);
     for (int i = 0; i < POOLS; i++) {
-        pools[i].pool = fh_heap_pool_of(block);
-        for (pools[i].count = 0; fh_heap_pool_of(block) == pools[i].pool; block = take(class_index))
+        pools[i].pool = fh_theap_pool_of(block);
+        for (pools[i].count = 0; fh_theap_pool_of(block) == pools[i].pool;
+             block = take(class_index))
             pools[i].blocks[pools[i].count++] = block;
         CHECK(fh_word_state(pools[i].pool->word) == FH_FULL);
     }
@@ -341,9 +342,9 @@ TEST(a_drained_class_leaves_its_heap_nothing_and_its_pools_to_all)
     fill_pools(class_index);
     free_some(&pools[0], 1);
     free_some(&pools[1], pools[1].pool->threshold);
-    struct fh_heap *heap = fh_heap_enter();
-    fh_heap_drain_class(heap, class_index);
-    fh_heap_leave(heap);
+    struct fh_theap *heap = fh_theap_enter();
+    fh_theap_drain_class(heap, class_index);
+    fh_theap_leave(heap);
     const struct fh_bin *bin = bin_of(class_index);
     CHECK(bin->current == NULL && bin->queued_count == 0 && bin->waiting_count == 0);
     CHECK(heap->ready[class_index] == NULL);

@@ -33,11 +33,11 @@ TEST(the_parts_of_a_region_are_aligned_and_do_not_overlap)
     uintptr_t descriptors = (uintptr_t)region->descriptors;
     size_t descriptor_bytes = (size_t)region->arenas_max * FH_ARENA_POOLS * FH_DESCRIPTOR_BYTES;
     CHECK(region->base % FH_ARENA_BYTES == 0 && arenas % FH_CACHE_LINE_BYTES == 0);
-    CHECK(heaps % FH_HEAP_BYTES == 0 && descriptors % FH_DESCRIPTOR_BYTES == 0);
+    CHECK(heaps % FH_THEAP_BYTES == 0 && descriptors % FH_DESCRIPTOR_BYTES == 0);
     CHECK((uintptr_t)(region + 1) <= (uintptr_t)region->hints.level[2]);
     CHECK((uintptr_t)region->hints.level[2] + fh_hints_bytes(region->hints.members) <= arenas);
     CHECK(arenas + region->arenas_max * sizeof(struct fh_arena) <= heaps);
-    CHECK(heaps + (size_t)region->heaps_max * FH_HEAP_BYTES <= descriptors);
+    CHECK(heaps + (size_t)region->heaps_max * FH_THEAP_BYTES <= descriptors);
     CHECK(descriptors + descriptor_bytes <= region->base);
     CHECK(region->hints.members >= region->arenas_max &&
           region->hints.members >= region->heaps_max);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* heap/shared.h: finding pools that anybody may adopt, through hints that may be stale. */
+/* theap/shared.h: finding pools that anybody may adopt, through hints that may be stale. */
 #include "modules.h"
 
 #include "arena.h"
@@ -17,36 +17,36 @@ struct lone_block {
 
 static struct lone_block new_shared(unsigned class_index)
 {
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     struct fh_run run;
     CHECK(fh_arena_claim(heap->region, fh_class_pools(class_index), 1, &run));
     struct fh_pool *pool = (struct fh_pool *)(void *)(heap->region->descriptors +
                                                       (run.pool_index << FH_DESCRIPTOR_SHIFT));
     fh_pool_start(pool, fh_arena_pool_address(heap->region, run.pool_index), class_index,
-                  run.zeroed, fh_heap_tag(heap), heap->id);
+                  run.zeroed, fh_theap_tag(heap), heap->id);
     struct fh_block *block = fh_pool_carve(pool);
     if (block->next != NULL)
         fh_pool_put_back(pool, block->next);
     block->next = NULL;
     fh_shared_settle(heap->region, pool, fh_pool_give_up(pool, heap->id));
-    fh_heap_leave(heap);
+    fh_theap_leave(heap);
     CHECK(fh_word_state(pool->word) == FH_SHARED);
     return (struct lone_block){block, pool};
 }
 
 static struct fh_pool *adopt(unsigned class_index)
 {
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     struct fh_pool *pool = fh_shared_adopt(heap, class_index);
-    fh_heap_leave(heap);
+    fh_theap_leave(heap);
     return pool;
 }
 
 static void give_up(struct fh_pool *pool)
 {
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     fh_shared_settle(heap->region, pool, fh_pool_give_up(pool, heap->id));
-    fh_heap_leave(heap);
+    fh_theap_leave(heap);
 }
 
 static uint64_t hints_of(const struct fh_pool *pool, unsigned class_index)
@@ -78,7 +78,7 @@ TEST(a_shared_pool_is_hinted_at_and_an_adopted_one_is_not)
         check_region(fh_region_peek());
         CHECK(adopt(class_index) == lone.pool);
         CHECK(!hinted(lone.pool, class_index) && adopt(class_index) == NULL);
-        CHECK(lone.pool->owner == fh_heap_tag(fh_heap_of_thread()));
+        CHECK(lone.pool->owner == fh_theap_tag(fh_theap_of_thread()));
         give_up(lone.pool);
     }
     check_region(fh_region_peek());
@@ -182,7 +182,7 @@ static void adopt_until_none(unsigned number, void *shared)
     struct fh_pool *pool;
     (void)number;
     while ((pool = adopt(CLASS)) != NULL) {
-        CHECK(pool->owner == fh_heap_tag(fh_heap_of_thread()) && pool->spare == 0);
+        CHECK(pool->owner == fh_theap_tag(fh_theap_of_thread()) && pool->spare == 0);
         pool->spare = 1; /* plain: a second adopter's would be reported as a race */
         __atomic_fetch_add(&adoption->adopted, 1, __ATOMIC_RELAXED);
     }
@@ -255,7 +255,7 @@ static void adopt_watched(void)
 
 static void give_up_watched(void)
 {
-    struct fh_heap *owner = (struct fh_heap *)(uintptr_t)watched.pool->owner;
+    struct fh_theap *owner = (struct fh_theap *)(uintptr_t)watched.pool->owner;
     fh_shared_settle(owner->region, watched.pool, fh_pool_give_up(watched.pool, owner->id));
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* heap/spare.h: the free runs that a heap keeps at hand. */
+/* theap/spare.h: the free runs that a heap keeps at hand. */
 #include "modules.h"
 
 #include "freehold.h"
@@ -7,12 +7,12 @@
 #include "thread.h"
 
 /* What the arenas count as claimed and no spare run has. */
-static size_t pools_in_use(const struct fh_heap *heap)
+static size_t pools_in_use(const struct fh_theap *heap)
 {
     return claimed_pools(heap->region) - heap->spare_pools;
 }
 
-static size_t claim(struct fh_heap *heap, unsigned pools, unsigned align_pools)
+static size_t claim(struct fh_theap *heap, unsigned pools, unsigned align_pools)
 {
     struct fh_run run;
     CHECK(fh_spare_claim(heap, pools, align_pools, &run));
@@ -23,7 +23,7 @@ static size_t claim(struct fh_heap *heap, unsigned pools, unsigned align_pools)
 
 TEST(a_released_run_is_at_hand_and_claimed_again)
 {
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     struct fh_run run;
     CHECK(fh_spare_claim(heap, 1, 1, &run) && run.zeroed);
     size_t first = run.pool_index;
@@ -37,7 +37,7 @@ TEST(a_released_run_is_at_hand_and_claimed_again)
 
 TEST(runs_that_touch_become_one_within_an_arena)
 {
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     size_t first = claim(heap, FH_ARENA_POOLS, 1);
     size_t second = claim(heap, FH_ARENA_POOLS, 1);
     CHECK(first % FH_ARENA_POOLS == 0 && second == first + FH_ARENA_POOLS);
@@ -56,7 +56,7 @@ TEST(the_smallest_run_that_serves_is_split_from_its_front)
 {
     if (FH_ARENA_POOLS < 16)
         modules_skip("an arena has too few pools");
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     size_t at = claim(heap, FH_ARENA_POOLS, 1);
     fh_spare_release(heap, at, 6);
     fh_spare_release(heap, at + 8, 3);
@@ -71,7 +71,7 @@ TEST(a_run_at_hand_that_is_not_aligned_does_not_serve)
 {
     if (FH_ARENA_POOLS < 16)
         modules_skip("an arena has too few pools");
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     size_t at = claim(heap, FH_ARENA_POOLS, 1);
     fh_spare_release(heap, at + 1, 4);
     size_t aligned = claim(heap, 2, 2);
@@ -82,7 +82,7 @@ TEST(a_block_grows_over_the_run_behind_it_or_into_the_arena)
 {
     if (FH_ARENA_POOLS < 16)
         modules_skip("an arena has too few pools");
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     size_t at = claim(heap, 8, 8);
     fh_spare_release(heap, at + 4, 4);
     CHECK(fh_spare_extend(heap, at, 4, 3) && heap->spare_pools == 1);
@@ -96,7 +96,7 @@ TEST(a_block_grows_over_the_run_behind_it_or_into_the_arena)
 
 TEST(a_heap_keeps_so_many_pools_in_so_many_runs_and_the_newest)
 {
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     uint64_t state = 4;
     enum { RUNS = 60 };
     size_t first[RUNS];
@@ -124,7 +124,7 @@ TEST(a_heap_keeps_so_many_pools_in_so_many_runs_and_the_newest)
 TEST(a_flush_leaves_nothing_at_hand)
 {
     fh_raw_free(fh_raw_malloc(1));
-    const struct fh_heap *heap = fh_heap_of_thread();
+    const struct fh_theap *heap = fh_theap_of_thread();
     fh_raw_free(fh_raw_malloc(2 * FH_BLOCK_MAX_BYTES));
     CHECK(heap->spare_runs > 0);
     fh_thread_flush();
@@ -136,7 +136,7 @@ TEST(a_random_walk_never_hands_out_a_pool_twice)
     enum { SLOTS = 12 };
     size_t first[SLOTS] = {0};
     unsigned pools[SLOTS] = {0};
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     static bool held[1 << 16];
     uint64_t state = 8;
     for (struct bound bound = at_most(30000); more(&bound);) {

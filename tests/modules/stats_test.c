@@ -57,7 +57,7 @@ TEST(ready_blocks_count_as_allocated_and_freed_ones_do_not)
 {
     void *block = fh_raw_malloc(16);
     struct fh_sums sums = fh_stats_sum();
-    size_t carved = fh_heap_pool_of(block)->carved;
+    size_t carved = fh_theap_pool_of(block)->carved;
     CHECK(sums.allocated_blocks == carved);
     fh_raw_free(block);
     sums = fh_stats_sum();
@@ -115,7 +115,7 @@ TEST(heaps_are_counted_once_however_many_threads_used_them)
     for (int i = 0; i < 5; i++)
         elsewhere(allocate_once, NULL);
     struct fh_sums sums = fh_stats_sum();
-    CHECK(sums.heap_count == 2 && sums.metadata_bytes >= 2 * FH_HEAP_BYTES);
+    CHECK(sums.heap_count == 2 && sums.metadata_bytes >= 2 * FH_THEAP_BYTES);
 }
 
 /* ---- Among threads ------------------------------------------------------------------------ */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* heap/thread.h: how a thread comes to its heap, what a handler uses, and where heaps go. */
+/* theap/thread.h: how a thread comes to its heap, what a handler uses, and where heaps go. */
 #include "modules.h"
 
 #include <errno.h>
@@ -12,13 +12,13 @@
 #include "freehold.h"
 #include "thread.h"
 
-static struct fh_heap *attached_heap(void)
+static struct fh_theap *attached_heap(void)
 {
     fh_raw_free(fh_raw_malloc(1));
-    return fh_heap_of_thread();
+    return fh_theap_of_thread();
 }
 
-static bool is_free(const struct fh_heap *heap)
+static bool is_free(const struct fh_theap *heap)
 {
     return fh_hints_has(&fh_region_peek()->hints, FH_HINTS_HEAPS, heap->id - 1);
 }
@@ -27,69 +27,69 @@ static bool is_free(const struct fh_heap *heap)
 
 TEST(a_thread_begins_with_the_static_busy_heap)
 {
-    CHECK(fh_heap_of_thread() == &fh_heap_none && fh_heap_is_busy(&fh_heap_none));
-    CHECK(fh_heap_is_busy(&fh_heap_gone));
+    CHECK(fh_theap_of_thread() == &fh_theap_none && fh_theap_is_busy(&fh_theap_none));
+    CHECK(fh_theap_is_busy(&fh_theap_gone));
     fh_raw_free(NULL);
-    CHECK(fh_heap_of_thread() == &fh_heap_none); /* nothing was needed yet */
+    CHECK(fh_theap_of_thread() == &fh_theap_none); /* nothing was needed yet */
 }
 
 TEST(the_first_block_attaches_a_heap_that_stays)
 {
-    struct fh_heap *heap = attached_heap();
-    CHECK(heap != &fh_heap_none && !fh_heap_is_busy(heap) && heap->id == 1);
+    struct fh_theap *heap = attached_heap();
+    CHECK(heap != &fh_theap_none && !fh_theap_is_busy(heap) && heap->id == 1);
     CHECK(heap->region == fh_region_peek() && !is_free(heap));
     for (size_t bytes = 0; bytes < 3000; bytes += 7)
         fh_raw_free(fh_raw_malloc(bytes));
-    CHECK(fh_heap_of_thread() == heap && fh_region_peek()->heaps_opened == 1);
+    CHECK(fh_theap_of_thread() == heap && fh_region_peek()->heaps_opened == 1);
     check_heap(heap);
 }
 
 TEST(entering_makes_the_heap_busy_and_leaving_ends_it)
 {
-    struct fh_heap *heap = fh_heap_enter();
-    CHECK(heap == fh_heap_of_thread() && fh_heap_is_busy(heap));
-    CHECK(!fh_heap_try_set_busy(heap) && fh_heap_is_busy(heap));
-    fh_heap_leave(heap);
-    CHECK(!fh_heap_is_busy(heap) && fh_heap_try_set_busy(heap) && fh_heap_is_busy(heap));
-    fh_heap_leave(heap);
+    struct fh_theap *heap = fh_theap_enter();
+    CHECK(heap == fh_theap_of_thread() && fh_theap_is_busy(heap));
+    CHECK(!fh_theap_try_set_busy(heap) && fh_theap_is_busy(heap));
+    fh_theap_leave(heap);
+    CHECK(!fh_theap_is_busy(heap) && fh_theap_try_set_busy(heap) && fh_theap_is_busy(heap));
+    fh_theap_leave(heap);
 }
 
 /* ---- Borrowing ---------------------------------------------------------------------------- */
 
 TEST(a_call_inside_a_call_borrows_another_heap_and_returns_it)
 {
-    struct fh_heap *heap = fh_heap_enter();
-    struct fh_heap *borrowed = fh_heap_enter();
-    struct fh_heap *deeper = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
+    struct fh_theap *borrowed = fh_theap_enter();
+    struct fh_theap *deeper = fh_theap_enter();
     CHECK(borrowed != heap && deeper != heap && deeper != borrowed);
-    CHECK(!is_free(borrowed) && !is_free(deeper) && fh_heap_is_busy(borrowed));
-    CHECK(fh_heap_of_thread() == heap);
-    fh_heap_leave(deeper);
-    fh_heap_leave(borrowed);
+    CHECK(!is_free(borrowed) && !is_free(deeper) && fh_theap_is_busy(borrowed));
+    CHECK(fh_theap_of_thread() == heap);
+    fh_theap_leave(deeper);
+    fh_theap_leave(borrowed);
     CHECK(is_free(borrowed) && is_free(deeper) && !is_free(heap));
-    CHECK(fh_heap_is_busy(heap));
-    fh_heap_leave(heap);
-    CHECK(!fh_heap_is_busy(heap));
+    CHECK(fh_theap_is_busy(heap));
+    fh_theap_leave(heap);
+    CHECK(!fh_theap_is_busy(heap));
 }
 
 TEST(blocks_taken_and_freed_inside_a_call_leave_the_heap_alone)
 {
     void *before = fh_raw_malloc(40);
-    static struct fh_heap was;
-    struct fh_heap *heap = fh_heap_enter();
+    static struct fh_theap was;
+    struct fh_theap *heap = fh_theap_enter();
     was = *heap;
-    uint32_t countdown = fh_heap_pool_of(before)->countdown;
+    uint32_t countdown = fh_theap_pool_of(before)->countdown;
     for (size_t bytes = 0; bytes < 2000; bytes += 13) {
         char *block = fh_raw_malloc(bytes);
-        CHECK(block != NULL && fh_heap_pool_of(block)->owner != fh_heap_tag(heap));
+        CHECK(block != NULL && fh_theap_pool_of(block)->owner != fh_theap_tag(heap));
         memset(block, 1, bytes);
         fh_raw_free(block);
     }
     void *inside = fh_raw_malloc(40);
     fh_raw_free(before);
     CHECK(memcmp(&was, heap, sizeof was) == 0);
-    CHECK(fh_heap_pool_of(before)->countdown == countdown); /* freed as by a stranger */
-    fh_heap_leave(heap);
+    CHECK(fh_theap_pool_of(before)->countdown == countdown); /* freed as by a stranger */
+    fh_theap_leave(heap);
     check_heap(heap);
     fh_raw_free(inside);
     fh_thread_flush();
@@ -102,14 +102,14 @@ TEST(a_full_pool_of_the_busy_heap_is_not_taken_back)
     static void *blocks[FH_POOL_BLOCKS_MAX + 1];
     const size_t bytes = FH_BLOCK_MAX_BYTES;
     blocks[0] = fh_raw_malloc(bytes);
-    struct fh_pool *pool = fh_heap_pool_of(blocks[0]);
+    struct fh_pool *pool = fh_theap_pool_of(blocks[0]);
     for (uint32_t i = 1; i <= pool->capacity; i++)
         blocks[i] = fh_raw_malloc(bytes);
     CHECK(fh_word_state(pool->word) == FH_FULL);
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     fh_raw_free(blocks[0]);
     CHECK(pool->owner == 0 && fh_word_state(pool->word) != FH_ACTIVE);
-    fh_heap_leave(heap);
+    fh_theap_leave(heap);
     check_region(fh_region_peek());
 }
 
@@ -132,9 +132,9 @@ TEST(a_handler_that_interrupts_a_call_allocates)
     struct sigaction action = {0};
     action.sa_handler = allocate_in_handler;
     CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
-    struct fh_heap *heap = fh_heap_enter();
+    struct fh_theap *heap = fh_theap_enter();
     CHECK(raise(SIGUSR1) == 0 && handled == 1);
-    fh_heap_leave(heap);
+    fh_theap_leave(heap);
     CHECK(raise(SIGUSR1) == 0 && handled == 2);
     check_heap(heap);
 }
@@ -171,7 +171,7 @@ TEST(handlers_at_any_moment_of_any_call_leave_everything_right)
     CHECK(pthread_join(sender, NULL) == 0);
     for (int i = 0; i < 64; i++)
         fh_raw_free(blocks[i]);
-    check_heap(fh_heap_of_thread());
+    check_heap(fh_theap_of_thread());
     fh_thread_flush();
     CHECK(handled > 0);
     CHECK(claimed_pools(fh_region_peek()) == 0);
@@ -182,16 +182,16 @@ TEST(handlers_at_any_moment_of_any_call_leave_everything_right)
 
 static void note_heap(void *argument)
 {
-    struct fh_heap **heap = argument;
+    struct fh_theap **heap = argument;
     *heap = attached_heap();
 }
 
 TEST(a_heap_is_free_after_its_thread_and_serves_the_next_one)
 {
-    struct fh_heap *first, *second;
-    struct fh_heap *mine = attached_heap();
+    struct fh_theap *first, *second;
+    struct fh_theap *mine = attached_heap();
     elsewhere(note_heap, &first);
-    CHECK(first != mine && is_free(first) && fh_heap_is_busy(first));
+    CHECK(first != mine && is_free(first) && fh_theap_is_busy(first));
     check_heap(first);
     elsewhere(note_heap, &second);
     CHECK(second == first && is_free(first) && fh_region_peek()->heaps_opened == 2);
@@ -212,7 +212,7 @@ TEST(blocks_outlive_their_thread_and_their_pools_go_back_with_the_last)
     elsewhere(leave_blocks, kept);
     check_region(fh_region_peek());
     for (size_t i = 0; i < KEPT; i++) {
-        CHECK(fh_heap_pool_of(kept[i])->owner == 0);
+        CHECK(fh_theap_pool_of(kept[i])->owner == 0);
         memset(kept[i], 1, i * 10);
         fh_raw_free(kept[i]);
     }
@@ -232,7 +232,7 @@ static void allocate_late(void *value)
     if (++round < PTHREAD_DESTRUCTOR_ITERATIONS)
         CHECK(pthread_setspecific(late_key, &round) == 0);
     else
-        CHECK(fh_heap_of_thread() == &fh_heap_gone);
+        CHECK(fh_theap_of_thread() == &fh_theap_gone);
 }
 
 static void exit_with_destructor(void *argument)
@@ -244,7 +244,7 @@ static void exit_with_destructor(void *argument)
 
 TEST(calls_after_the_heap_is_given_back_borrow_one)
 {
-    struct fh_heap *heap;
+    struct fh_theap *heap;
     elsewhere(exit_with_destructor, &heap);
     CHECK(is_free(heap) && claimed_pools(fh_region_peek()) == 0);
     CHECK(fh_region_peek()->heaps_opened == 1);
@@ -252,26 +252,26 @@ TEST(calls_after_the_heap_is_given_back_borrow_one)
 
 static void exit_inside_a_call(void *argument)
 {
-    struct fh_heap **heap = argument;
-    *heap = fh_heap_enter();
+    struct fh_theap **heap = argument;
+    *heap = fh_theap_enter();
 }
 
 TEST(a_heap_that_is_busy_at_exit_is_set_aside)
 {
-    struct fh_heap *aside, *next;
+    struct fh_theap *aside, *next;
     elsewhere(exit_inside_a_call, &aside);
     CHECK(!is_free(aside));
     elsewhere(note_heap, &next);
     CHECK(next != aside && is_free(next));
 }
 
-static uint64_t ids_held[FH_HEAPS_MAX / 64 + 1];
+static uint64_t ids_held[FH_THEAPS_MAX / 64 + 1];
 
 static void come_and_go(unsigned number, void *shared)
 {
     (void)number;
     (void)shared;
-    struct fh_heap *heap = attached_heap();
+    struct fh_theap *heap = attached_heap();
     uint64_t bit = (uint64_t)1 << heap->id % 64;
     uint64_t *word = &ids_held[heap->id / 64];
     CHECK((fh_fetch_or_seq_cst_u64(word, bit) & bit) == 0);
@@ -291,16 +291,16 @@ TEST(threads_alive_at_once_have_heaps_of_their_own)
 
 TEST(when_all_heaps_are_held_a_call_fails_and_succeeds_again_later)
 {
-    if (FH_HEAPS_MAX > 1000)
+    if (FH_THEAPS_MAX > 1000)
         modules_skip("so many heaps are more than a test wants to touch");
-    struct fh_heap *held[1000];
+    struct fh_theap *held[1000];
     size_t count = 0;
-    while ((held[count] = fh_heap_enter()) != NULL)
+    while ((held[count] = fh_theap_enter()) != NULL)
         count++;
-    CHECK(count == FH_HEAPS_MAX);
+    CHECK(count == FH_THEAPS_MAX);
     errno = 0;
     CHECK(fh_raw_malloc(1) == NULL && errno == ENOMEM);
-    fh_heap_leave(held[count - 1]);
+    fh_theap_leave(held[count - 1]);
     void *block = fh_raw_malloc(1);
     CHECK(block != NULL);
     fh_raw_free(block);

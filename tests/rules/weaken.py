@@ -40,7 +40,7 @@ import edges
 NOT_NEEDED = {
     'src/arena/hints.c fh_hints_has() fh_load_seq_cst_u64':
         'only tests call it',
-    'src/heap/thread.c attach() fh_cas_acq_rel_ptr':
+    'src/theap/thread.c attach() fh_cas_acq_rel_ptr':
         'the variable is the thread\'s own',
     'src/observe/stats.c add_arena() fh_load_acquire_u64':
         'only atomic fields are read after it, each for itself',

@@ -242,7 +242,7 @@ static void see_run(size_t number, size_t pools)
 
 static void see_live_block(const struct fh_region *region, const struct live_block *block)
 {
-    const struct fh_pool *pool = fh_heap_pool_of(block->start);
+    const struct fh_pool *pool = fh_theap_pool_of(block->start);
     CHECK(pool != NULL);
     struct seen *at = seen_of(region, pool);
     if (pool->kind == FH_POOL_BLOCKS) {
@@ -255,7 +255,7 @@ static void see_live_block(const struct fh_region *region, const struct live_blo
     see_run(fh_pool_number(region, pool), (pool->pools + unit - 1) / unit * unit);
 }
 
-static void see_in_heap(const struct fh_heap *heap, const struct fh_pool *pool,
+static void see_in_heap(const struct fh_theap *heap, const struct fh_pool *pool,
                         unsigned class_index, enum fh_pool_list list)
 {
     struct seen *at = seen_of(heap->region, pool);
@@ -263,11 +263,11 @@ static void see_in_heap(const struct fh_heap *heap, const struct fh_pool *pool,
     at->in_heap = true;
     CHECK(pool->kind == FH_POOL_BLOCKS && pool->class_index == class_index);
     CHECK(fh_word_state(pool->word) == FH_ACTIVE && fh_word_owner(pool->word) == heap->id);
-    CHECK(pool->owner == fh_heap_tag(heap) && pool->home == fh_heap_tag(heap));
+    CHECK(pool->owner == fh_theap_tag(heap) && pool->home == fh_theap_tag(heap));
     CHECK(pool->list == list);
 }
 
-static unsigned see_heap_list(const struct fh_heap *heap, const struct fh_pool *pool,
+static unsigned see_heap_list(const struct fh_theap *heap, const struct fh_pool *pool,
                               const struct fh_pool *oldest, unsigned class_index,
                               enum fh_pool_list list)
 {
@@ -281,7 +281,7 @@ static unsigned see_heap_list(const struct fh_heap *heap, const struct fh_pool *
     return length;
 }
 
-static void see_bin(const struct fh_heap *heap, unsigned class_index)
+static void see_bin(const struct fh_theap *heap, unsigned class_index)
 {
     const struct fh_bin *bin = &heap->bins[class_index];
     CHECK(bin->current != NULL || heap->ready[class_index] == NULL);
@@ -298,11 +298,11 @@ static void see_bin(const struct fh_heap *heap, unsigned class_index)
     CHECK(waiting == bin->waiting_count && waiting <= FH_WAITING_MAX);
 }
 
-static void see_heap(const struct fh_region *region, const struct fh_heap *heap)
+static void see_heap(const struct fh_region *region, const struct fh_theap *heap)
 {
     bool held = machine_holds_heap(heap->id) || fh_holder_has_thread(heap);
     CHECK(held != fh_hints_has(&region->hints, FH_HINTS_HEAPS, heap->id - 1));
-    CHECK(held != fh_heap_is_busy(heap));
+    CHECK(held != fh_theap_is_busy(heap));
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++)
         if (heap->bins[class_index].current != NULL || heap->bins[class_index].queued != NULL ||
             heap->bins[class_index].waiting != NULL || heap->ready[class_index] != NULL)
@@ -426,7 +426,7 @@ static void check_region(const struct fh_region *region)
         if (live.blocks[slot].start != NULL)
             see_live_block(region, &live.blocks[slot]);
     for (uint64_t id = 0; id < region->heaps_opened; id++)
-        see_heap(region, (struct fh_heap *)(void *)(region->heaps + id * FH_HEAP_BYTES));
+        see_heap(region, (struct fh_theap *)(void *)(region->heaps + id * FH_THEAP_BYTES));
     uint64_t pool_counts = 0;
     for (size_t i = fh_region_next_arena(region, 0); i < region->arenas_max;
          i = fh_region_next_arena(region, i + 1)) {

@@ -42,6 +42,6 @@ void library_forget_allocators(void)
     while (known_allocators != NULL) {
         struct known_allocator *entry = known_allocators;
         known_allocators = entry->next;
-        fh_heap_free(entry);
+        fh_theap_free(entry);
     }
 }

@@ -33,7 +33,7 @@ enum {
 enum page { UNMAPPED, HIDDEN, SHOWN };
 
 struct logical {
-    const struct fh_heap *heap;
+    const struct fh_theap *heap;
     const void *specific[KEYS];
     bool ended, frozen, interrupted, dead, elsewhere;
 };
@@ -77,7 +77,7 @@ static void run_program(void);
 static __attribute__((noinline, noreturn)) void go_to(int thread)
 {
     current = thread;
-    fh_heap_current = now.threads[thread].heap;
+    fh_theap_current = now.threads[thread].heap;
     if (thread == THREADS_MAX)
         _longjmp(test_stopped, 1);
     if (contexts[thread].made)
@@ -89,7 +89,7 @@ static __attribute__((noinline, noreturn)) void go_to(int thread)
 
 static jmp_buf *stop_here(void)
 {
-    now.threads[current].heap = fh_heap_current;
+    now.threads[current].heap = fh_theap_current;
     return current == THREADS_MAX ? &test_stopped : &contexts[current].stopped;
 }
 
@@ -276,7 +276,7 @@ unsigned machine_steps(void)
 
 bool machine_holds_heap(uint32_t id)
 {
-    now.threads[current].heap = fh_heap_current;
+    now.threads[current].heap = fh_theap_current;
     for (int thread = 0; thread <= THREADS_MAX; thread++)
         if (now.threads[thread].heap->id == id)
             return true;
@@ -296,9 +296,9 @@ void machine_count_steps(void)
 
 void be_thread(int thread)
 {
-    now.threads[current].heap = fh_heap_current;
+    now.threads[current].heap = fh_theap_current;
     current = thread;
-    fh_heap_current = now.threads[thread].heap;
+    fh_theap_current = now.threads[thread].heap;
 }
 
 void exit_thread(void)
@@ -314,14 +314,14 @@ void exit_thread(void)
 void start_thread(void)
 {
     now.threads[current].dead = false;
-    fh_heap_current = &fh_heap_none;
+    fh_theap_current = &fh_theap_none;
 }
 
 void die(void)
 {
     memset(now.threads[current].specific, 0, sizeof now.threads[current].specific);
     now.threads[current].dead = true;
-    fh_heap_current = &fh_heap_none;
+    fh_theap_current = &fh_theap_none;
 }
 
 void fork_here(void)
@@ -332,7 +332,7 @@ void fork_here(void)
     for (int thread = 0; thread <= THREADS_MAX; thread++) {
         now.threads[thread].dead = thread != current;
         if (thread != current) {
-            now.threads[thread].heap = &fh_heap_none;
+            now.threads[thread].heap = &fh_theap_none;
             memset(now.threads[thread].specific, 0, sizeof now.threads[thread].specific);
         }
     }
@@ -408,7 +408,7 @@ void machine_reset(void)
             restore_page(page);
     now = saved;
     current = THREADS_MAX;
-    fh_heap_current = now.threads[current].heap;
+    fh_theap_current = now.threads[current].heap;
     counting = false;
     library_restore(&now.library);
     check_restore();
@@ -422,8 +422,8 @@ void machine_prepare(const struct scenario *scenario)
     memset(&now, 0, sizeof now);
     now.clock_ms = START_MS;
     for (int thread = 0; thread <= THREADS_MAX; thread++)
-        now.threads[thread].heap = &fh_heap_none;
-    fh_heap_current = &fh_heap_none;
+        now.threads[thread].heap = &fh_theap_none;
+    fh_theap_current = &fh_theap_none;
     library_save(&now.library);
     check_reset();
     if (scenario->setup != NULL) {
@@ -642,7 +642,7 @@ void machine_describe(const void *address, char *text, size_t text_bytes)
     machine_quietly(false);
     size_t offset;
     snprintf(text, text_bytes, "%p", address);
-    if (address == &fh_heap_current)
+    if (address == &fh_theap_current)
         snprintf(text, text_bytes, "heap pointer");
     if (region == NULL)
         return;

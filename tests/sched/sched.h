@@ -27,7 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "heap.h"
+#include "theap.h"
 
 enum { THREADS_MAX = 3, SLOTS = 64, STEPS_MAX = 20000 };
 
