@@ -35,6 +35,14 @@ static uint32_t power_of_two_at_least(uint32_t value)
     return power;
 }
 
+/* How many arenas there may ever be beside those of the region. Where no limit is known and a
+ * region four times as large was refused, what is left is hardly more than that, or other threads
+ * have it that try the same; 64 times as much is generous, and leaves room for the tries. */
+static size_t most_extra_arenas(uint32_t region_arenas, size_t limit_bytes)
+{
+    return limit_bytes != SIZE_MAX ? limit_bytes / FH_ARENA_BYTES : (size_t)region_arenas * 64;
+}
+
 /* limit_bytes: of address space, SIZE_MAX for none. */
 static struct layout lay_out(unsigned region_shift, size_t limit_bytes)
 {
@@ -42,11 +50,11 @@ static struct layout lay_out(unsigned region_shift, size_t limit_bytes)
     struct layout at = {.region_arenas = (uint32_t)1 << (region_shift - FH_ARENA_SHIFT)};
     at.arenas_max = at.region_arenas;
     if (limited) {
-        size_t most = limit_bytes / FH_ARENA_BYTES + at.region_arenas;
+        size_t most = at.region_arenas + most_extra_arenas(at.region_arenas, limit_bytes);
         at.arenas_max = most < FH_ARENAS_MAX ? (uint32_t)most : FH_ARENAS_MAX;
         at.extra_entries = power_of_two_at_least(2 * at.arenas_max);
     }
-    at.heaps_max = limited ? FH_HEAPS_LIMITED : FH_HEAPS_MAX;
+    at.heaps_max = limited ? FH_THEAPS_LIMITED : FH_THEAPS_MAX;
     at.hint_members = at.arenas_max > at.heaps_max ? at.arenas_max : at.heaps_max;
 
     size_t end = 0;
@@ -55,7 +63,7 @@ static struct layout lay_out(unsigned region_shift, size_t limit_bytes)
     at.process = place(&end, sizeof(uint64_t));
     at.extra = place(&end, at.extra_entries * sizeof(uint64_t));
     at.records = place(&end, at.arenas_max * sizeof(struct fh_arena));
-    at.heaps = place(&end, (size_t)at.heaps_max * FH_HEAP_BYTES);
+    at.heaps = place(&end, (size_t)at.heaps_max * FH_THEAP_BYTES);
     at.descriptors = place(&end, (size_t)at.arenas_max * FH_ARENA_POOLS * FH_DESCRIPTOR_BYTES);
     at.metadata_bytes = end;
     at.total_bytes = end + FH_ARENA_BYTES + ((size_t)at.region_arenas << FH_ARENA_SHIFT);

@@ -31,7 +31,7 @@
 enum {
     STORES_KEPT = 4,
     GRANULE_BYTES = 8,
-    TABLE_SHIFT = 16,
+    TABLE_SHIFT = 17,
     TABLE = 1 << TABLE_SHIFT,
     PLACES_SHIFT = 12,
     PLACES = 1 << PLACES_SHIFT,
@@ -317,7 +317,7 @@ static struct store new_store(int me, uint64_t value, int order)
 /* Each thread has one of its own, though all have the same address. */
 static bool is_private(const void *at)
 {
-    return at == (const void *)&fh_heap_current;
+    return at == (const void *)&fh_theap_current;
 }
 
 static bool is_shown(const void *at)
