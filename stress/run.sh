@@ -11,7 +11,8 @@ usage: stress/run.sh [--seconds N] [--count N] [--seed S] [--lib PATH] [--full] 
                      [name ...]
 
 Runs storms ($storms)
-and, if it is named, the stall map (stallmap). Without names: all storms.
+and, if they are named, the stall map (stallmap) and the protocols' models with more threads and
+memory than the tests have time for (models; some 20 minutes and 12 GiB). Without names: all storms.
 
   --seconds N  seconds for each storm (default 30; limits goes on until every n has failed)
   --count N    end a storm after N of its events (children, handlers, faults, ...); without
@@ -65,9 +66,9 @@ while [ $# -gt 0 ]; do
         exit 2
         ;;
     *)
-        case " $storms stallmap " in
+        case " $storms stallmap models " in
         *" $1 "*) names="$names $1" ;;
-        *) die "no storm is called $1; there are: $storms stallmap" ;;
+        *) die "no storm is called $1; there are: $storms stallmap models" ;;
         esac
         ;;
     esac
@@ -174,9 +175,37 @@ run_stallmap() {
     "$build/stress/stallmap" $full --gate "$@" || failed=1
 }
 
+# What the tests check for two threads, for three, or with more of everything.
+larger_models() {
+    cat <<'END_OF_MODELS'
+holder -DLOOKERS=4 -DHOLDERS=5
+huge -DTHREADS=3 -DARENAS=4
+END_OF_MODELS
+}
+
+run_models() {
+    command -v spin >/dev/null 2>&1 || install_packages spin || die "please install spin"
+    larger_models >"$results.models"
+    while read -r model options; do
+        begun=$(date +%s)
+        # shellcheck disable=SC2086 # a list of options
+        FH_MODEL_MIB=12000 FH_MODEL_DEPTH=100000000 sh "$root/tests/model/check.sh" \
+            "$root/tests/model/$model.pml" $options >"$results.one" 2>&1 </dev/null &
+        child=$!
+        outcome=holds
+        wait "$child" || { outcome=VIOLATED; failed=1; cat "$results.one" >&2; }
+        child=
+        states=$(sed -n 's/^ *\([0-9.e+]*\) states, stored.*/\1/p' "$results.one")
+        echo "model $model $options: $outcome, $states states, $(($(date +%s) - begun)) s"
+    done <"$results.models"
+    rm -f "$results.one" "$results.models"
+}
+
 failed=0
 for name in $names; do
-    if [ "$name" = stallmap ]; then
+    if [ "$name" = models ]; then
+        run_models
+    elif [ "$name" = stallmap ]; then
         run_stallmap
     else
         run_storm "$name"

@@ -46,7 +46,9 @@ active proctype holders()
         :: atomic { is_free -> is_free = false; users++; assert(users == 1) };
             holder = TURN;
             do
-            :: d_step { busy = false; users-- };
+            ::
+progress_call:
+                d_step { busy = false; users-- };
                 if
                 :: d_step { busy = true; users++; halfway = true; assert(users == 1) };
                     if
@@ -84,12 +86,12 @@ proctype looker()
 #ifdef BY_LOOK
             if
             :: holder == seen -> holder = 0
-            :: else -> goto next
+            :: else -> goto progress_next
             fi;
 #else
             if
             :: atomic { holder == seen -> holder = 0 }
-            :: else -> goto next
+            :: else -> goto progress_next
             fi;
 #endif
             if
@@ -105,7 +107,8 @@ proctype looker()
                 d_step { users--; is_free = true }
             fi
         fi;
-next:   seen = 0
+progress_next:
+        seen = 0
     :: break
     od
 }

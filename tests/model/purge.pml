@@ -88,7 +88,9 @@ proctype thread()
     byte now, next;
     bool purging;
     do
-    :: time < END -> tick(); end_purge()
+    :: time < END -> tick();
+progress_1:
+        end_purge()
     :: break
     od
 }
@@ -99,6 +101,7 @@ active proctype asker()
     bool purging, must;
     do
     :: atomic { time < END -> must = due <= time; tick(); assert(purging || !must) };
+progress_2:
         d_step { end_purge(); must = false }
     :: break
     od
