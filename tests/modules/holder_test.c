@@ -26,12 +26,14 @@ static void use_heap(void)
 }
 
 static struct fh_theap *left; /* by the thread that is dead */
+static pid_t dead;
 
 static void *end_outside_a_call(void *unused)
 {
     (void)unused;
     use_heap();
     left = fh_theap_of_thread();
+    dead = gettid();
     (void)syscall(SYS_exit, 0);
     return NULL;
 }
@@ -41,8 +43,18 @@ static void *end_inside_a_call(void *unused)
     (void)unused;
     use_heap();
     left = fh_theap_enter();
+    dead = gettid();
     (void)syscall(SYS_exit, 0);
     return NULL;
+}
+
+/* Who joins may be told a moment before the system has forgotten the thread (so an emulator does).
+ */
+static void await_death(void)
+{
+    const struct timespec moment = {0, 1000000};
+    for (int i = 0; i < 5000 && !fh_os_thread_is_gone((uint32_t)getpid(), (uint32_t)dead); i++)
+        (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL);
 }
 
 static void let_die(void *(*run)(void *unused))
@@ -51,6 +63,7 @@ static void let_die(void *(*run)(void *unused))
     if (MODULES_SHADOWED)
         modules_skip("a sanitizer wants to see every thread's end");
     CHECK(pthread_create(&thread, NULL, run, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    await_death();
     if (fh_region_peek()->process == NULL)
         modules_skip("the system does not tell of forks");
 }
