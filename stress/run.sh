@@ -180,6 +180,11 @@ larger_models() {
     cat <<'END_OF_MODELS'
 holder -DLOOKERS=4 -DHOLDERS=5
 huge -DTHREADS=3 -DARENAS=4
+purge -DTHREADS=3
+arena -DTHREADS=3 --sample 4
+hints -DTHREADS=3 --sample 4
+heap -DTHREADS=3 --sample 4
+pool -DTHREADS=3 -DBLOCKS=2 -DTHRESHOLD=1 --sample 4
 END_OF_MODELS
 }
 
