@@ -194,7 +194,7 @@ run_models() {
     while read -r model options; do
         begun=$(date +%s)
         # shellcheck disable=SC2086 # a list of options
-        FH_MODEL_MIB=12000 FH_MODEL_DEPTH=100000000 sh "$root/tests/model/check.sh" \
+        FH_MODEL_MIB=12000 FH_MODEL_DEPTH=30000000 sh "$root/tests/model/check.sh" \
             "$root/tests/model/$model.pml" $options >"$results.one" 2>&1 </dev/null &
         child=$!
         outcome=holds
