@@ -138,17 +138,59 @@ FH_API void fh_thread_flush(void);
 /* ---- Statistics ------------------------------------------------------------------------------ */
 
 /** Sums over all threads. They are read while other threads go on, so each figure is exact only
- * when no other thread is inside the allocator. */
+ * when no other thread is inside the allocator; the equations hold at any time. Much more is in
+ * freehold/stats.h.
+ *
+ *   mapped_bytes = active_bytes + spare_bytes + retained_bytes + purged_bytes
+ *   active_bytes = small_pool_bytes + span_bytes + large_pool_bytes + huge_pool_bytes
+ *                  + classic_bytes
+ *   allocated_bytes + available_bytes + quantization_bytes = active_bytes - classic_bytes
+ *
+ * Beside mapped_bytes there are metadata_bytes (a lower bound of what is mapped for metadata) and
+ * trace_bytes, which no other figure contains. */
 typedef struct fh_stats {
     size_t struct_bytes;    /* set by the caller to sizeof(fh_stats); what is beyond stays unset */
     size_t allocated_bytes; /* in blocks that callers hold or that threads keep ready to hand out */
-    size_t active_bytes;    /* in pools and spans that hold at least one block */
+    size_t active_bytes;    /* in pools and spans that hold at least one block, or are a heap's */
     size_t retained_bytes;  /* free, and not yet returned to the system */
-    size_t mapped_bytes;    /* address space of all arenas so far opened */
+    size_t mapped_bytes;    /* address space of all arenas that are open */
     size_t metadata_bytes;  /* descriptors and heaps in use */
-    size_t arena_count;     /* arenas so far opened */
-    size_t heap_count;      /* heaps so far opened: the most threads at once, and a few */
+    size_t arena_count;     /* arenas that are open */
+    size_t heap_count;      /* threads' heaps so far opened: the most threads at once, and a few */
+
+    /* A caller whose struct ends here, from an earlier version, has it filled in up to here. */
+    size_t spare_bytes;  /* free runs that threads keep at hand for themselves */
+    size_t purged_bytes; /* free, and returned to the system or never touched; also the untouched
+                            end of a huge block's last arena */
+
+    size_t small_pool_bytes; /* pools of blocks up to 8 KiB */
+    size_t span_bytes;       /* pools side by side for blocks up to 32 KiB */
+    size_t large_pool_bytes; /* whole pools of larger blocks */
+    size_t huge_pool_bytes;  /* of blocks over 4 MiB: what they may have touched */
+    size_t classic_bytes;    /* arenas that heaps made by fh_heap_create() have taken */
+
+    size_t available_bytes; /* in free blocks of pools that hold others */
+    size_t
+        quantization_bytes;  /* lost behind the last block of a pool, and the end of a large one */
+    size_t allocated_blocks; /* that have allocated_bytes together */
+    size_t large_blocks;     /* of these, large and huge ones */
+    size_t ready_bytes;      /* of allocated_bytes, what the calling thread keeps ready; 0 inside a
+                                handler that interrupted a call */
+
+    /* From the kernel; FH_STATS_UNKNOWN if it does not say. A few system calls: some ten
+     * microseconds, and about three milliseconds for each GiB that is resident. No page is touched.
+     */
+    size_t resident_bytes;          /* of mapped_bytes, what is in memory: what smaps calls Rss.
+                                       Before Linux 6.7, and without /proc, with pages that were only
+                                       ever read */
+    size_t metadata_resident_bytes; /* the same of all metadata but trace_bytes */
+
+    size_t reserved_bytes; /* address space from the metadata's begin to the end of the region that
+                              arenas are taken from; most of it never touched */
+    size_t trace_bytes;    /* tracing's own tables: fh_trace_overhead() */
 } fh_stats;
+
+#define FH_STATS_UNKNOWN SIZE_MAX
 
 /** Fill in `out`. Returns 0, or -1 with EINVAL if struct_bytes is not set. */
 FH_API int fh_get_stats(fh_stats *out);

@@ -8,16 +8,24 @@
  *
  * Three modes say who may call:
  *
- *   free        any thread at any time. No call waits: a thread that is stopped inside a call
- *               withholds a part of the heap's free memory, and nothing else.
- *   gil-assert  the caller holds the heap's lock. No atomic operation, no thread-local variable;
- * for the same calls the same addresses, whichever threads make them. Nothing checks that the lock
- * is held but the debug hooks. gil-lock    the library takes the heap's lock around each call.
+ *   free        any thread at any time, also a signal handler that interrupted such a call. No call
+ *               waits: a thread that is stopped inside a call withholds a part of the heap's free
+ *               memory, and nothing else. So do, in the child of a fork, calls that other threads
+ *               were inside of.
+ *
+ *   gil-assert  the caller holds the heap's lock. Blocks up to the threshold: no atomic operation,
+ *               no thread-local variable, and the same addresses for the same calls, whichever
+ *               threads make them. Nothing checks that the lock is held but the debug hooks. Not
+ *               for signal handlers.
+ *
+ *   gil-lock    the library takes the heap's lock around each call. Not for signal handlers that
+ *               may interrupt the holder.
  *
  * The heap that a thread has made its current one serves its calls of fh_mem_malloc(),
  * fh_obj_malloc() and their families, unless somebody set another allocator that does not pass
  * calls on. A block goes back to where it came from, whatever the current heap is then, and by any
- * of the functions that free.
+ * of the functions of mem, obj and heaps that free. (With an allocator in front, such as the debug
+ * hooks, what fh_obj_malloc() gave goes back by fh_obj_free(): fh_heap_*() do not pass through it.)
  */
 #ifndef FREEHOLD_HEAP_H
 #define FREEHOLD_HEAP_H
@@ -48,8 +56,9 @@ typedef struct fh_arena_allocator {
 /** What heaps without a source of their own use: Freehold's shared arenas at first. */
 FH_API void fh_get_arena_allocator(fh_arena_allocator *out);
 
-/** The source of heaps made from now on that bring none. Returns 0, or -1: EINVAL for a NULL
- * function, EBUSY once a heap that uses it has an arena, ENOMEM. Not for signal handlers. */
+/** The source of heaps made from now on that bring none. Takes 24 bytes for ever. Returns 0, or -1:
+ * EINVAL for a NULL function, EBUSY while a heap that brought none has an arena, ENOMEM. Not for
+ * signal handlers. */
 FH_API int fh_set_arena_allocator(const fh_arena_allocator *allocator);
 
 /* ---- Making one ------------------------------------------------------------------------------ */
@@ -87,7 +96,8 @@ typedef struct fh_heap_config {
     int spare_arenas; /* empty arenas kept, for each part of a free heap: 0 means 1, as in CPython;
                          FH_SPARE_ARENAS_NONE none */
     int64_t decay_ms; /* a spare arena goes back once it was empty for so long, when the heap looks:
-                         0 and -1 never */
+                         0 and -1 never. It looks when a pool is taken or becomes empty, and on
+                         fh_heap_drain() */
     size_t arenas_max;        /* arenas at once; 0: no limit (CPython's WITH_MEMORY_LIMITS) */
     size_t limit_bytes;       /* arenas and large blocks together; 0: no limit */
     fh_arena_allocator arena; /* zero: what fh_set_arena_allocator() said */
@@ -99,9 +109,10 @@ FH_API fh_heap *fh_heap_create(const fh_heap_config *config);
 
 enum { FH_DESTROY_FORCE = 1 };
 
-/** Give back all that the heap has, in time proportional to its pools and large blocks. Returns 0,
+/** Give back all that the heap has, in time proportional to its arenas and large blocks. Returns 0,
  * or -1: EBUSY, and nothing is changed, while blocks live unless `flags` has FH_DESTROY_FORCE;
- * EINVAL for the default heap. No other thread may use the heap or its blocks, or have it as its
+ * EINVAL for the default heap and unknown flags. A part in which a thread stopped for ever is left
+ * as it is. No other thread may use the heap or its blocks, or have it as its
  * current one; the calling thread's current heap is the default again if it was this one. */
 FH_API int fh_heap_destroy(fh_heap *heap, unsigned flags);
 
@@ -114,12 +125,14 @@ FH_API fh_heap *fh_heap_set_current(fh_heap *heap);
 FH_API fh_heap *fh_heap_current(void);
 
 /** Whose block it is: the default heap for all of Freehold's other memory, NULL for a stranger.
- * Never reads what is there. */
+ * Never reads what is there; of an address in Freehold's memory it may read the 64 bytes before. */
 FH_API fh_heap *fh_heap_of(const void *block);
 
 /* ---- Blocks ----------------------------------------------------------------------------------
  *
- * Contracts as in freehold.h, with the heap's alignment. In the gil modes by the rules above.
+ * Contracts as in freehold.h, with the heap's alignment; large blocks are aligned to 16. In the gil
+ * modes by the rules above. Of the raw domain, which has no heaps, as of the default heap; NULL
+ * with EINVAL of an unknown domain.
  */
 
 FH_API void *fh_heap_malloc(fh_heap *heap, fh_domain domain, size_t bytes);
@@ -134,10 +147,13 @@ FH_API void *fh_heap_realloc(fh_heap *heap, fh_domain domain, void *block, size_
 FH_API void fh_heap_free(fh_heap *heap, fh_domain domain, void *block);
 
 /** By a thread that does not hold the lock of the block's heap, also in a signal handler: put the
- * block on the list of those that the next holder frees. Lock-free. */
+ * block on the list of those that a holder frees: by its next call in a gil-lock heap; by
+ * fh_heap_drain(), or before the heap takes another arena, in a gil-assert heap. Large blocks, and
+ * those of other heaps, are freed at once. Lock-free. */
 FH_API void fh_obj_free_deferred(void *block);
 
-/** By the holder: free what is on that list now. Returns how many blocks that were. */
+/** By the holder: free what is on that list now; of a free heap, what waits in its parts. Returns
+ * how many blocks that were. */
 FH_API size_t fh_heap_drain(fh_heap *heap);
 
 /** The heap as an allocator, for fh_set_allocator(): the domain's calls then go to it from every

@@ -2,13 +2,11 @@
 /* The part of freehold.h that is about the allocator as a whole. */
 #include "freehold.h"
 
-#include <errno.h>
-
 #include "grow.h"
+#include "heap.h"
 #include "theap.h"
 #include "holder.h"
 #include "purge.h"
-#include "stats.h"
 #include "thread.h"
 
 #define STRING(token)                #token
@@ -22,12 +20,12 @@ const char *fh_version(void)
 int fh_owns(const void *address)
 {
     size_t pool_index;
-    return fh_region_find((uintptr_t)address, &pool_index);
+    return fh_region_find((uintptr_t)address, &pool_index) || fh_classic_of(address) != NULL;
 }
 
 size_t fh_usable_size(const void *block)
 {
-    return fh_theap_usable_bytes(block);
+    return fh_address_usable_bytes(block);
 }
 
 void fh_thread_flush(void)
@@ -50,21 +48,4 @@ size_t fh_trim(void)
     size_t bytes = fh_purge(region, 0, ~0u);
     (void)fh_grow_vacate(region);
     return bytes;
-}
-
-int fh_get_stats(fh_stats *out)
-{
-    if (out == NULL || out->struct_bytes < sizeof *out) {
-        errno = EINVAL;
-        return -1;
-    }
-    struct fh_sums sums = fh_stats_sum();
-    out->allocated_bytes = sums.allocated_bytes;
-    out->active_bytes = sums.active_bytes;
-    out->retained_bytes = sums.retained_bytes;
-    out->mapped_bytes = sums.mapped_bytes;
-    out->metadata_bytes = sums.metadata_bytes;
-    out->arena_count = sums.arena_count;
-    out->heap_count = sums.heap_count;
-    return 0;
 }

@@ -47,7 +47,7 @@ static void prepare(const struct fh_classic *heap, struct fh_classic_pool *pool,
 }
 
 /* The class has no pool with a free block. */
-static struct fh_classic_pool *new_pool(struct fh_classic *heap, size_t slot)
+static struct fh_classic_pool *start_pool(struct fh_classic *heap, size_t slot)
 {
     struct fh_classic_pool *pool = fh_usable_take(heap);
     if (pool == NULL)
@@ -61,11 +61,19 @@ static struct fh_classic_pool *new_pool(struct fh_classic *heap, size_t slot)
     return pool;
 }
 
+/* Before the heap grows by an arena, what was freed without the lock comes back. */
+static struct fh_classic_pool *next_pool(struct fh_classic *heap, size_t slot)
+{
+    if (heap->usable == NULL && fh_classic_drain(heap) > 0 && heap->used[slot] != &heap->none)
+        return heap->used[slot];
+    return start_pool(heap, slot);
+}
+
 void *fh_classic_malloc_slow(struct fh_classic *heap, size_t slot)
 {
     struct fh_classic_pool *pool = heap->used[slot];
     if (pool == &heap->none)
-        pool = new_pool(heap, slot);
+        pool = next_pool(heap, slot);
     if (pool == NULL)
         return NULL;
     if (pool->free_list == FH_CLASSIC_MORE)
@@ -100,11 +108,8 @@ void fh_classic_is_empty(struct fh_classic *heap, struct fh_classic_pool *pool)
     fh_usable_give(heap, pool);
 }
 
-bool fh_classic_free_deferred(void *memory)
+void fh_classic_defer(struct fh_classic *heap, void *memory)
 {
-    struct fh_classic *heap = fh_classic_of(memory);
-    if (heap == NULL)
-        return false;
     struct fh_block *block = memory;
     uint64_t head = fh_load_relaxed_u64(&heap->deferred); /* a guess: the CAS checks it */
     do {
@@ -112,6 +117,14 @@ bool fh_classic_free_deferred(void *memory)
         /* [deferred-free] release: passes block->next and this thread's last use of the block to
          * fh_classic_drain(). */
     } while (!fh_cas_release_u64(&heap->deferred, &head, (uintptr_t)block));
+}
+
+bool fh_classic_free_deferred(void *memory)
+{
+    struct fh_classic *heap = fh_classic_of(memory);
+    if (heap == NULL)
+        return false;
+    fh_classic_defer(heap, memory);
     return true;
 }
 
@@ -129,6 +142,17 @@ size_t fh_classic_drain(struct fh_classic *heap)
         freed += fh_classic_free(heap, block);
     }
     return freed;
+}
+
+size_t fh_classic_deferred_count(const struct fh_classic *heap)
+{
+    size_t count = 0;
+    /* [deferred-free] acquire: the links, as in fh_classic_drain(). */
+    uint64_t head = fh_load_acquire_u64(&heap->deferred);
+    for (const struct fh_block *block = (const struct fh_block *)(uintptr_t)head; block != NULL;
+         block = block->next)
+        count++;
+    return count;
 }
 
 /* ---- Resizing ---------------------------------------------------------------------------------
@@ -169,7 +193,7 @@ struct fh_classic_config fh_classic_default_config(void)
     };
 }
 
-static bool is_valid(const struct fh_classic_config *config)
+bool fh_classic_is_valid(const struct fh_classic_config *config)
 {
     const struct fh_classic_source *source = &config->source;
     return (config->alignment_bytes == 8 || config->alignment_bytes == 16) &&
@@ -200,7 +224,7 @@ static void fill_in(struct fh_classic *heap, const struct fh_classic_config *con
 
 struct fh_classic *fh_classic_create(const struct fh_classic_config *config)
 {
-    if (!is_valid(config)) {
+    if (!fh_classic_is_valid(config)) {
         errno = EINVAL;
         return NULL;
     }
@@ -212,6 +236,25 @@ struct fh_classic *fh_classic_create(const struct fh_classic_config *config)
     fill_in(heap, config);
     fh_supply_choose(heap);
     return heap;
+}
+
+bool fh_classic_is_unused(const struct fh_classic *heap)
+{
+    for (uint32_t i = 0; i < heap->arenas_capacity; i++)
+        if (heap->arenas[i].address != 0 &&
+            heap->arenas[i].free_count != heap->arenas[i].pool_count)
+            return false;
+    return true;
+}
+
+void fh_classic_decay(struct fh_classic *heap)
+{
+    fh_usable_decay(heap);
+}
+
+void fh_classic_trim(struct fh_classic *heap)
+{
+    fh_usable_release_empty(heap);
 }
 
 void fh_classic_destroy(struct fh_classic *heap)

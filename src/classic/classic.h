@@ -66,6 +66,7 @@ struct fh_classic_arena {
     struct fh_classic_arena *previous;
     uint32_t free_count; /* pools that are empty or fresh */
     uint32_t pool_count;
+    uint32_t emptied_ms; /* when its last block was freed; only if the heap's spare arenas decay */
 };
 
 /* Where arenas come from: any address, never one that is in use. */
@@ -82,8 +83,15 @@ struct fh_classic_config {
     uint32_t arena_bytes;     /* a power of two, 4 to 256 pools */
     uint32_t spare_arenas; /* an arena of free pools is kept if so few other usable ones follow */
     uint32_t arenas_max;   /* 0: no limit */
+    uint32_t decay_ms;     /* for so long; 0: for ever */
+    bool unmaps;           /* an arena's pages go back to the system before it goes */
     struct fh_classic_source source; /* all zero: the system */
+    void *user;                      /* whose heap it is, for those below and whoever finds it */
+    bool (*admit)(void *user, size_t bytes);  /* may another arena be had? NULL: always */
+    void (*closed)(void *user, size_t bytes); /* one that was admitted is gone */
 };
+
+#define FH_CLASSIC_KEEP_ALL UINT32_MAX /* spare_arenas: no arena ever goes */
 
 struct fh_classic {
     /* What each call reads. */
@@ -105,6 +113,7 @@ struct fh_classic {
     uint32_t arenas_current;
     uint64_t arenas_total; /* ever had */
     uint32_t arenas_highwater;
+    uint32_t looked_ms; /* when spare arenas were last looked at, if they decay */
     struct fh_classic_arena *last_with[FH_CLASSIC_POOLS_MAX + 1];
 
     struct fh_classic_config config;
@@ -118,7 +127,10 @@ struct fh_classic {
 /* As CPython from 3.10 on: 16, 512, 16 KiB, 1 MiB, one spare arena. */
 struct fh_classic_config fh_classic_default_config(void);
 
-/* NULL with errno EINVAL if the sizes do not fit each other, ENOMEM if the system refuses. */
+/* Do the sizes fit each other? */
+bool fh_classic_is_valid(const struct fh_classic_config *config);
+
+/* NULL with errno EINVAL if they do not, ENOMEM if the system refuses. */
 struct fh_classic *fh_classic_create(const struct fh_classic_config *config);
 
 /* Give everything back, live blocks too. No thread may use the heap or its blocks any more. */
@@ -234,10 +246,34 @@ size_t fh_classic_usable_bytes(const struct fh_classic *heap, const void *block)
 
 /* ---- Without the lock ------------------------------------------------------------------------ */
 
-/* Put a block on the list of those to be freed. Any thread, lock-free. False if no heap has it. */
+/* Put a block of this heap on the list of those to be freed. Any thread, lock-free. */
+void fh_classic_defer(struct fh_classic *heap, void *block);
+
+/* The same of whichever heap it is; false if it is no heap's. */
 bool fh_classic_free_deferred(void *block);
 
-/* By the holder: free what is on that list. Returns how many blocks that were. */
+/* By the holder: free what is on that list. Returns how many blocks that were. It is done without
+ * being asked before the heap takes another arena. */
 size_t fh_classic_drain(struct fh_classic *heap);
+
+/* The same where it is done on each call and there is seldom anything. */
+FH_ALWAYS_INLINE void fh_classic_drain_if_any(struct fh_classic *heap)
+{
+    if (FH_UNLIKELY(fh_load_relaxed_u64(&heap->deferred) != 0)) /* else it comes next time */
+        (void)fh_classic_drain(heap);
+}
+
+/* By the holder: how many blocks are on it. */
+size_t fh_classic_deferred_count(const struct fh_classic *heap);
+
+/* By the holder: is there no live block? In time proportional to its arenas. */
+bool fh_classic_is_unused(const struct fh_classic *heap);
+
+/* By the holder: give back the spare arenas whose time is over. Done now and then without being
+ * asked. */
+void fh_classic_decay(struct fh_classic *heap);
+
+/* By the holder: give back all arenas without a live block, unless all are to be kept. */
+void fh_classic_trim(struct fh_classic *heap);
 
 #endif

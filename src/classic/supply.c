@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "supply.h"
 
+#include <errno.h>
+
 #include "arena.h"
+#include "bits.h"
 #include "map.h"
 #include "os.h"
 
@@ -104,17 +107,49 @@ static void return_to_source(const struct fh_classic *heap, void *memory)
 /* ---- Either -----------------------------------------------------------------------------------
  */
 
+static bool is_admitted(const struct fh_classic *heap)
+{
+    const struct fh_classic_config *config = &heap->config;
+    return config->admit == NULL || config->admit(config->user, config->arena_bytes);
+}
+
+static void report_closed(const struct fh_classic *heap)
+{
+    if (heap->config.closed != NULL)
+        heap->config.closed(heap->config.user, heap->config.arena_bytes);
+}
+
+/* Whole pages of it; the rest is not worth more. */
+static void return_pages(void *memory, size_t bytes)
+{
+    size_t page_bytes = fh_os_page_bytes();
+    uintptr_t start = fh_round_up((uintptr_t)memory, page_bytes);
+    uintptr_t end = ((uintptr_t)memory + bytes) & ~(uintptr_t)(page_bytes - 1);
+    if (start < end)
+        (void)fh_os_purge((void *)start, end - start);
+}
+
 void *fh_supply_arena(struct fh_classic *heap)
 {
-    return heap->config.source.alloc == NULL ? claim_run(heap) : ask_source(heap);
+    if (!is_admitted(heap))
+        return NULL;
+    void *memory = heap->config.source.alloc == NULL ? claim_run(heap) : ask_source(heap);
+    if (memory == NULL)
+        report_closed(heap);
+    return memory;
 }
 
 void fh_supply_return(struct fh_classic *heap, void *memory)
 {
+    int saved_errno = errno; /* a source may change it, and to free must not */
+    if (heap->config.unmaps)
+        return_pages(memory, heap->config.arena_bytes);
     if (heap->config.source.alloc == NULL)
         release_run(heap, memory);
     else
         return_to_source(heap, memory);
+    report_closed(heap);
+    errno = saved_errno;
 }
 
 /* Where no arena is open yet, there may be no descriptors either. */

@@ -153,8 +153,50 @@ static void count_taken(struct fh_classic *heap, struct fh_classic_arena *arena)
         heap->last_with[arena->free_count] = arena;
 }
 
+/* The arena is at the end of its time: all its pools are free. */
+static void remove_empty(struct fh_classic *heap, struct fh_classic_arena *arena)
+{
+    uint32_t count = arena->free_count;
+    struct fh_classic_arena *previous = arena->previous;
+    if (heap->last_with[count] == arena)
+        heap->last_with[count] =
+            previous != NULL && previous->free_count == count ? previous : NULL;
+    unlink_usable(heap, arena);
+    close_arena(heap, arena);
+}
+
+/* Those that have been without a live block for so long. */
+static void release_empty(struct fh_classic *heap, uint32_t now_ms, uint32_t age_ms)
+{
+    for (struct fh_classic_arena *arena = heap->usable, *next; arena != NULL; arena = next) {
+        next = arena->next;
+        if (arena->free_count == arena->pool_count && now_ms - arena->emptied_ms >= age_ms)
+            remove_empty(heap, arena);
+    }
+}
+
+void fh_usable_release_empty(struct fh_classic *heap)
+{
+    if (heap->config.spare_arenas != FH_CLASSIC_KEEP_ALL)
+        release_empty(heap, 0, 0);
+}
+
+/* Looks at them all four times in the time that one may stay. */
+void fh_usable_decay(struct fh_classic *heap)
+{
+    uint32_t decay_ms = heap->config.decay_ms;
+    if (decay_ms == 0)
+        return;
+    uint32_t now_ms = fh_os_now_ms();
+    if (now_ms - heap->looked_ms < decay_ms / 4)
+        return;
+    heap->looked_ms = now_ms;
+    release_empty(heap, now_ms, decay_ms);
+}
+
 struct fh_classic_pool *fh_usable_take(struct fh_classic *heap)
 {
+    fh_usable_decay(heap);
     if (heap->usable == NULL && !open_arena(heap))
         return NULL;
     struct fh_classic_arena *arena = heap->usable;
@@ -174,6 +216,8 @@ struct fh_classic_pool *fh_usable_take(struct fh_classic *heap)
 /* Do at least `count` arenas follow? */
 static bool has_followers(const struct fh_classic_arena *arena, uint32_t count)
 {
+    if (count == FH_CLASSIC_KEEP_ALL)
+        return false;
     while (count > 0 && arena->next != NULL) {
         arena = arena->next;
         count--;
@@ -220,4 +264,7 @@ void fh_usable_give(struct fh_classic *heap, struct fh_classic_pool *pool)
         return;
     }
     put_in_order(heap, arena, last);
+    if (heap->config.decay_ms != 0 && arena->free_count == arena->pool_count)
+        arena->emptied_ms = fh_os_now_ms();
+    fh_usable_decay(heap);
 }

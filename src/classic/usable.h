@@ -19,6 +19,14 @@ struct fh_classic_pool *fh_usable_take(struct fh_classic *heap);
 /* Take a pool back whose last live block was freed. May give its arena back. */
 void fh_usable_give(struct fh_classic *heap, struct fh_classic_pool *pool);
 
+/* Give back those without a live block, unless all are to be kept. */
+void fh_usable_release_empty(struct fh_classic *heap);
+
+/* Look whether the time of spare arenas is over, if there is one. Done whenever a pool comes or
+ * goes.
+ */
+void fh_usable_decay(struct fh_classic *heap);
+
 /* Give all arenas and the vector back. */
 void fh_usable_release_all(struct fh_classic *heap);
 

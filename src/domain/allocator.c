@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "heap.h"
 #include "theap.h"
 
 struct known_allocator {
@@ -18,18 +19,59 @@ struct known_allocator {
 
 void *fh_domain_allocators[FH_DOMAINS];
 
+FH_THREAD_LOCAL uint32_t fh_domain_defers;
+
 static void *known_allocators; /* struct known_allocator *, newest first */
 
-/* ---- The heap as an allocator ------------------------------------------------------------------
+/* ---- The bottom --------------------------------------------------------------------------------
+ *
+ * What the calls go to where nobody set an allocator: the thread's current heap, or the threads'
+ * heaps. Here they come from an allocator on top; without one they are in domain.c.
  */
 
-static void *heap_malloc(void *context, size_t bytes)
+static void *bottom_malloc(void *context, size_t bytes)
+{
+    (void)context;
+    return fh_bottom_malloc(bytes);
+}
+
+static void *bottom_calloc(void *context, size_t count, size_t bytes)
+{
+    size_t product;
+    (void)context;
+    if (!__builtin_mul_overflow(count, bytes, &product))
+        return fh_bottom_calloc(product);
+    errno = ENOMEM;
+    return NULL;
+}
+
+static void *bottom_realloc(void *context, void *block, size_t bytes)
+{
+    (void)context;
+    return fh_bottom_realloc(block, bytes);
+}
+
+static void bottom_free(void *context, void *block)
+{
+    (void)context;
+    if (FH_UNLIKELY(fh_domain_defers))
+        fh_heap_give_deferred(block);
+    else
+        fh_bottom_free(block);
+}
+
+const fh_allocator fh_domain_bottom = {NULL, bottom_malloc, bottom_calloc, bottom_realloc,
+                                       bottom_free};
+
+/* The raw domain's: it has no heaps. */
+
+static void *raw_malloc(void *context, size_t bytes)
 {
     (void)context;
     return fh_theap_malloc(bytes);
 }
 
-static void *heap_calloc(void *context, size_t count, size_t bytes)
+static void *raw_calloc(void *context, size_t count, size_t bytes)
 {
     size_t product;
     (void)context;
@@ -39,20 +81,24 @@ static void *heap_calloc(void *context, size_t count, size_t bytes)
     return NULL;
 }
 
-static void *heap_realloc(void *context, void *block, size_t bytes)
+static void *raw_realloc(void *context, void *block, size_t bytes)
 {
     (void)context;
     return block == NULL ? fh_theap_malloc(bytes) : fh_theap_realloc(block, bytes == 0 ? 1 : bytes);
 }
 
-static void heap_free(void *context, void *block)
+static void raw_free(void *context, void *block)
 {
     (void)context;
     fh_theap_free(block);
 }
 
-static const fh_allocator heap_allocator = {NULL, heap_malloc, heap_calloc, heap_realloc,
-                                            heap_free};
+static const fh_allocator raw_bottom = {NULL, raw_malloc, raw_calloc, raw_realloc, raw_free};
+
+static const fh_allocator *bottom_of(fh_domain domain)
+{
+    return domain == FH_DOMAIN_RAW ? &raw_bottom : &fh_domain_bottom;
+}
 
 /* ---- Those that were set ----------------------------------------------------------------------
  */
@@ -98,14 +144,68 @@ static bool is_complete(const fh_allocator *allocator)
            allocator->realloc != NULL && allocator->free != NULL;
 }
 
+/* ---- A domain's pointer -----------------------------------------------------------------------
+ *
+ * As long as there are no heaps, NULL stands for the bottom, and a call is as short as can be. From
+ * the first heap on mem's and obj's lead to fh_domain_bottom, or, if somebody set an allocator,
+ * have a bit that says so for the day when it is taken away again. All in one word, so that no
+ * thread ever finds a domain on a bottom that does not know its heaps' blocks.
+ */
+
+static bool knows_heaps(void *pointer)
+{
+    return pointer == &fh_domain_bottom || ((uintptr_t)pointer & FH_DOMAIN_HEAPS) != 0;
+}
+
+/* The same with heaps. */
+static void *with_heaps(void *pointer)
+{
+    return pointer == NULL ? (void *)(uintptr_t)&fh_domain_bottom
+                           : (void *)((uintptr_t)pointer | FH_DOMAIN_HEAPS);
+}
+
+static void know_heaps(fh_domain domain)
+{
+    void *pointer = fh_load_relaxed_ptr(&fh_domain_allocators[domain]); /* the CAS checks it */
+    do {
+        if (knows_heaps(pointer))
+            return;
+        /* Nothing of its own to pass: what was found in the word is passed on as it was. */
+    } while (!fh_cas_acq_rel_ptr(&fh_domain_allocators[domain], &pointer, with_heaps(pointer)));
+}
+
+void fh_domain_know_heaps(void)
+{
+    know_heaps(FH_DOMAIN_MEM);
+    know_heaps(FH_DOMAIN_OBJ);
+}
+
+/* NULL for the bottom. */
+static void set(fh_domain domain, struct known_allocator *entry)
+{
+    void *found = fh_load_relaxed_ptr(&fh_domain_allocators[domain]); /* the CAS checks it */
+    void *next;
+    do {
+        next = knows_heaps(found) ? with_heaps(entry) : entry;
+        /* [allocator] release: the entry, which may be another thread's. */
+    } while (!fh_cas_acq_rel_ptr(&fh_domain_allocators[domain], &found, next));
+}
+
 /* ---- The interface ----------------------------------------------------------------------------
  */
 
 const fh_allocator *fh_domain_allocator(fh_domain domain)
 {
     /* [allocator] acquire: what it points at. */
-    const fh_allocator *allocator = fh_load_acquire_ptr(&fh_domain_allocators[domain]);
-    return allocator == NULL ? &heap_allocator : allocator;
+    void *found = fh_load_acquire_ptr(&fh_domain_allocators[domain]);
+    if (found == NULL)
+        return bottom_of(domain);
+    return (const fh_allocator *)((uintptr_t)found & ~(uintptr_t)FH_DOMAIN_HEAPS);
+}
+
+bool fh_domain_is_own(fh_domain domain)
+{
+    return fh_domain_allocator(domain) == bottom_of(domain);
 }
 
 void fh_get_allocator(fh_domain domain, fh_allocator *out)
@@ -122,9 +222,13 @@ int fh_set_allocator(fh_domain domain, const fh_allocator *allocator)
         errno = EINVAL;
         return -1;
     }
-    if (!are_equal(allocator, &heap_allocator) && (entry = know(allocator)) == NULL)
+    if (!are_equal(allocator, bottom_of(domain)) && (entry = know(allocator)) == NULL)
         return -1;
-    /* [allocator] release: the entry, which may be another thread's. */
-    fh_store_release_ptr(&fh_domain_allocators[domain], entry);
+    set(domain, entry);
     return 0;
+}
+
+int fh_domain_set_own(fh_domain domain)
+{
+    return fh_set_allocator(domain, bottom_of(domain));
 }

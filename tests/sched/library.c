@@ -8,11 +8,81 @@
 
 #include <pthread.h>
 
+#include "freehold/trace.h"
 #include "library.h"
+#include "stats.h"
 
 #include "allocator.c"
 #include "region.c"
 #include "thread.c"
+
+/* Of files that are left out. */
+
+size_t fh_trace_overhead(void)
+{
+    return 0;
+}
+
+bool fh_stats_resident(const struct fh_region *region, struct fh_resident *resident)
+{
+    (void)region;
+    memset(resident, 0, sizeof *resident);
+    return true;
+}
+
+/* Of heaps as objects, which there are none of: what the bottom of the domains refers to. */
+
+FH_THREAD_LOCAL struct fh_heap *fh_heap_of_thread;
+
+void *fh_heap_take_slow(struct fh_heap *heap, size_t bytes)
+{
+    (void)heap;
+    return fh_theap_malloc(bytes);
+}
+
+void *fh_heap_take_zeroed(struct fh_heap *heap, size_t bytes)
+{
+    (void)heap;
+    return fh_theap_calloc(bytes);
+}
+
+void *fh_heap_resize(struct fh_heap *heap, void *block, size_t bytes)
+{
+    (void)heap;
+    return block == NULL ? fh_theap_malloc(bytes) : fh_theap_realloc(block, bytes == 0 ? 1 : bytes);
+}
+
+void fh_heap_give(void *block)
+{
+    fh_theap_free(block);
+}
+
+void fh_heap_give_deferred(void *block)
+{
+    fh_theap_free(block);
+}
+
+size_t fh_address_usable_bytes(const void *block)
+{
+    return fh_theap_usable_bytes(block);
+}
+
+struct fh_classic *fh_classic_of(const void *address)
+{
+    (void)address;
+    return NULL;
+}
+
+void *fh_classic_malloc_slow(struct fh_classic *heap, size_t slot)
+{
+    (void)heap, (void)slot;
+    return NULL;
+}
+
+void fh_classic_is_empty(struct fh_classic *heap, struct fh_classic_pool *pool)
+{
+    (void)heap, (void)pool;
+}
 
 void library_save(struct library_state *state)
 {
