@@ -16,6 +16,7 @@ emulator("sets no limits on memory"
     modules[.]region[.]under_a_limit_on_address_space_extra_arenas_follow_the_region
     modules[.]region[.]where_writable_reservations_are_refused_arenas_are_committed_one_by_one
     modules[.]region[.]where_nothing_can_be_reserved_there_is_no_region_and_no_memory
+    modules[.]stats[.]arenas_outside_the_region_are_counted_and_vacated_ones_are_not
     family[.]operators[.].*[.]new_succeeds_once_its_handler_has_freed_memory)
 emulator("sets no limits, has no seccomp, and starts no other program under itself"
     family[.]environment[.].*)

@@ -12,10 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bits.h"
 #include "fatal.h"
 #include "freehold.h"
+#include "freehold/stats.h"
 #include "theap.h"
 #include "os.h"
 #include "stats.h"
@@ -30,6 +32,10 @@
 void free_sized(void *memory, size_t bytes);
 void free_aligned_sized(void *memory, size_t alignment, size_t bytes);
 void cfree(void *memory);
+
+/* That it is here, for the tracer. */
+extern const char fh_malloc_family_is_here FH_HIDDEN;
+const char fh_malloc_family_is_here = 1;
 
 static void *fail(int error)
 {
@@ -123,7 +129,7 @@ EXPORT int posix_memalign(void **memory, size_t alignment, size_t bytes)
     if (!fh_is_power_of_two(alignment) || alignment % sizeof(void *) != 0)
         return EINVAL;
     int saved_errno = errno;
-    void *block = fh_theap_aligned(alignment, bytes);
+    void *block = fh_theap_aligned_for(alignment, bytes, FH_THEAP_CALLER());
     errno = saved_errno;
     if (block == NULL)
         return ENOMEM;
@@ -167,18 +173,33 @@ EXPORT int mallopt(int parameter, int value)
     return parameter == M_MXFAST || (parameter <= M_TRIM_THRESHOLD && parameter >= M_ARENA_MAX);
 }
 
-/* arena: from the system. uordblks: in blocks. fordblks: the rest of it. hblks: blocks of whole
- * pools. */
+static size_t free_blocks_of(const fh_class_stats *classes, size_t *bytes)
+{
+    size_t blocks = 0;
+    *bytes = 0;
+    for (size_t i = 0; i < FH_CLASSES; i++) {
+        blocks += classes[i].free_blocks;
+        *bytes += classes[i].free_blocks * classes[i].block_bytes;
+    }
+    return blocks;
+}
+
+/* As glibc splits it: hblks and hblkhd are blocks of whole pools, and the memory they take; all
+ * other fields are about the rest. arena: from the system, of which uordblks is in blocks and
+ * fordblks is not; ordblks: free blocks; keepcost: what malloc_trim() would give back. */
 EXPORT struct mallinfo2 mallinfo2(void)
 {
     struct fh_sums sums = fh_stats_sum();
+    fh_class_stats classes[FH_CLASSES];
+    size_t free_bytes;
+    (void)fh_stats_classes(classes, FH_CLASSES);
     struct mallinfo2 info = {0};
-    info.arena = sums.active_bytes + sums.retained_bytes;
-    info.ordblks = 1;
+    info.arena = sums.small_pool_bytes + sums.span_bytes + sums.spare_bytes + sums.retained_bytes;
+    info.ordblks = free_blocks_of(classes, &free_bytes);
     info.hblks = sums.large_blocks;
-    info.hblkhd = sums.large_bytes;
-    info.uordblks = sums.allocated_bytes;
-    info.fordblks = info.arena - sums.allocated_bytes;
+    info.hblkhd = sums.large_pool_bytes + sums.huge_pool_bytes;
+    info.uordblks = sums.allocated_bytes - sums.large_bytes;
+    info.fordblks = info.arena - info.uordblks;
     info.keepcost = sums.retained_bytes;
     return info;
 }
@@ -202,35 +223,60 @@ EXPORT struct mallinfo mallinfo(void)
     return info;
 }
 
-/* Not for signal handlers: stdio. */
 EXPORT void malloc_stats(void)
 {
-    struct fh_sums sums = fh_stats_sum();
-    fprintf(stderr, "freehold %s\n", fh_version());
-    fprintf(stderr, "allocated bytes = %10zu in %zu blocks\n", sums.allocated_bytes,
-            sums.allocated_blocks);
-    fprintf(stderr, "active bytes    = %10zu\n", sums.active_bytes);
-    fprintf(stderr, "retained bytes  = %10zu\n", sums.retained_bytes);
-    fprintf(stderr, "metadata bytes  = %10zu for %zu heaps\n", sums.metadata_bytes,
-            sums.heap_count);
-    fprintf(stderr, "mapped bytes    = %10zu in %zu arenas\n", sums.mapped_bytes, sums.arena_count);
+    (void)fh_malloc_stats(STDERR_FILENO); /* refused: nobody listens */
 }
 
+/* As glibc lists its free chunks. */
+static void print_sizes(FILE *stream, const fh_class_stats *classes)
+{
+    fprintf(stream, "<sizes>\n");
+    for (size_t i = 0; i < FH_CLASSES; i++)
+        if (classes[i].free_blocks != 0)
+            fprintf(stream, "  <size from=\"%zu\" to=\"%zu\" total=\"%zu\" count=\"%zu\"/>\n",
+                    classes[i].block_bytes, classes[i].block_bytes,
+                    classes[i].free_blocks * classes[i].block_bytes, classes[i].free_blocks);
+    fprintf(stream, "</sizes>\n");
+}
+
+static void print_totals(FILE *stream, size_t free_blocks, size_t free_bytes)
+{
+    fprintf(stream,
+            "<total type=\"fast\" count=\"0\" size=\"0\"/>\n"
+            "<total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n",
+            free_blocks, free_bytes);
+}
+
+static void print_system(FILE *stream, const struct fh_sums *sums)
+{
+    fprintf(stream,
+            "<system type=\"current\" size=\"%zu\"/>\n"
+            "<aspace type=\"total\" size=\"%zu\"/>\n",
+            sums->active_bytes + sums->spare_bytes + sums->retained_bytes, sums->mapped_bytes);
+}
+
+/* All threads' heaps as one. Not for signal handlers: stdio. */
 EXPORT int malloc_info(int options, FILE *stream)
 {
     if (options != 0)
         return EINVAL;
     struct fh_sums sums = fh_stats_sum();
-    int written =
-        fprintf(stream,
-                "<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n</sizes>\n"
-                "<total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n"
-                "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n"
-                "<system type=\"current\" size=\"%zu\"/>\n"
-                "<aspace type=\"total\" size=\"%zu\"/>\n</heap>\n</malloc>\n",
-                sums.allocated_blocks, sums.allocated_bytes, sums.large_blocks, sums.large_bytes,
-                sums.active_bytes + sums.retained_bytes, sums.mapped_bytes);
-    return written < 0 ? -1 : 0;
+    fh_class_stats classes[FH_CLASSES];
+    size_t free_bytes;
+    (void)fh_stats_classes(classes, FH_CLASSES);
+    size_t free_blocks = free_blocks_of(classes, &free_bytes);
+    fprintf(stream, "<malloc version=\"1\">\n<heap nr=\"0\">\n");
+    print_sizes(stream, classes);
+    print_totals(stream, free_blocks, free_bytes);
+    print_system(stream, &sums);
+    fprintf(stream, "</heap>\n");
+    print_totals(stream, free_blocks, free_bytes);
+    fprintf(stream, "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n", sums.large_blocks,
+            sums.large_pool_bytes + sums.huge_pool_bytes);
+    print_system(stream, &sums);
+    fprintf(stream, "</malloc>\n");
+    return ferror(stream) != 0 ? -1 : 0;
 }
 
 /* ---- glibc's second names ---------------------------------------------------------------------
