@@ -70,14 +70,18 @@ static FH_COLD void handle_no_memory(const void *caller)
 static FH_COLD void *new_aligned(size_t bytes, size_t alignment, const void *caller)
 {
     void *memory;
-    while ((memory = fh_theap_aligned(alignment, bytes)) == NULL)
+    while ((memory = fh_theap_aligned_for(alignment, bytes, caller)) == NULL)
         handle_no_memory(caller);
     return memory;
 }
 
+/* Not through fh_theap_malloc_slow(), which would take operator new for its caller. */
 FH_ALWAYS_INLINE void *new_plain(size_t bytes, const void *caller)
 {
-    void *memory = fh_theap_malloc(bytes);
+    struct fh_theap *heap = fh_theap_of_thread();
+    if (FH_UNLIKELY(bytes >= heap->fast_below))
+        return new_aligned(bytes, 1, caller);
+    void *memory = fh_theap_take(heap, fh_class_of_small(bytes));
     return FH_LIKELY(memory != NULL) ? memory : new_aligned(bytes, 1, caller);
 }
 

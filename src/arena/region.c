@@ -8,7 +8,8 @@ uint64_t fh_region_base = (uint64_t)1 << 63; /* far from all blocks, and from NU
 uint64_t fh_region_bytes;
 void *fh_region_descriptors;
 
-static void *published; /* struct fh_region * */
+static void *published;     /* struct fh_region * */
+static uint64_t is_watched; /* 1: the fast paths are not to know the region */
 
 /* Where the parts of a reservation lie, as offsets from its start. */
 struct layout {
@@ -130,12 +131,20 @@ static struct fh_region *create(size_t *total_bytes)
  * makes them count. */
 static struct fh_region *copy_for_fast_path(struct fh_region *region)
 {
-    if (fh_load_acquire_u64(&fh_region_bytes) == 0) { /* [region] acquire: the store below */
+    bool is_missing = fh_load_acquire_u64(&fh_region_bytes) == 0; /* [region] acquire: see below */
+    if (FH_UNLIKELY(is_missing && !fh_load_own_u64(&is_watched))) {
         fh_store_relaxed_ptr(&fh_region_descriptors, region->descriptors);
         fh_store_relaxed_u64(&fh_region_base, region->base);
         fh_store_release_u64(&fh_region_bytes, region->bytes);
     }
     return region;
+}
+
+/* Relaxed: who still sees the region is right as well. */
+void fh_region_watch(void)
+{
+    fh_store_own_u64(&is_watched, 1);
+    fh_store_relaxed_u64(&fh_region_bytes, 0);
 }
 
 struct fh_region *fh_region_peek(void)

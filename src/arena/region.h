@@ -88,6 +88,10 @@ extern void *fh_region_descriptors FH_HIDDEN;
 /* The region, made now if there is none; NULL if the system refuses even a small one. */
 struct fh_region *fh_region_get(void);
 
+/* From now on the copies above stay as without a region, so that every free takes the slow path. To
+ * be called before there are threads. */
+void fh_region_watch(void);
+
 /* The region if there is one. */
 struct fh_region *fh_region_peek(void);
 

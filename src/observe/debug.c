@@ -151,9 +151,9 @@ static bool is_above(fh_domain domain, const fh_allocator *allocator)
 static int wrap_domain(fh_domain domain)
 {
     fh_allocator now;
-    bool is_own = !fh_domain_is_replaced(domain);
+    bool is_own = fh_domain_is_own(domain);
     fh_get_allocator(domain, &now);
-    is_own = is_own && !fh_domain_is_replaced(domain); /* nor meanwhile */
+    is_own = is_own && fh_domain_is_own(domain); /* still */
     if (now.malloc == hook_malloc || (!is_own && is_above(domain, &now)))
         return 0;
     const struct fh_debug_wrap *wrap = wrap_of(domain, &now, is_own);

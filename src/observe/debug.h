@@ -21,6 +21,7 @@
 
 #include "domain.h"
 #include "freehold/debug.h"
+#include "freehold/gil.h"
 #include "theap.h"
 
 enum {
@@ -77,7 +78,7 @@ size_t fh_debug_readable_of_others(const char *head);
 /* How many bytes from `head` on may be read: 0 for none, PTRDIFF_MAX if nobody knows. */
 FH_ALWAYS_INLINE size_t fh_debug_readable_bytes(const struct fh_debug_wrap *wrap, const char *head)
 {
-    return wrap->is_own ? fh_theap_usable_bytes(head) : fh_debug_readable_of_others(head);
+    return wrap->is_own ? fh_address_usable_bytes(head) : fh_debug_readable_of_others(head);
 }
 
 /* ---- Words ------------------------------------------------------------------------------------
@@ -146,6 +147,11 @@ FH_NORETURN FH_COLD void fh_debug_die_of_write(const struct fh_debug_wrap *wrap,
 
 /* End the program if somebody checks who holds the interpreter's lock and this thread does not. */
 void fh_debug_check_gil(fh_domain domain, const char *function);
+
+/* From now on the hooks of mem or obj check that the calling thread holds this lock; NULL: they
+ * check nothing. What the lock's `ctx` points at must stay. Returns 0, or -1 with EINVAL for
+ * another domain, ENOMEM if memory is short. */
+int fh_debug_check_gil_of(const fh_gil *gil, fh_domain domain);
 
 /* ---- debug_quarantine.c -----------------------------------------------------------------------
  */

@@ -56,12 +56,20 @@ size_t fh_debug_readable_of_others(const char *head)
 /* ---- Is the block good? -----------------------------------------------------------------------
  */
 
+/* As the allocator below aligns: there are heaps that do so to 8. */
+static bool is_aligned(const struct fh_debug_wrap *wrap, const char *data)
+{
+    if (FH_LIKELY((uintptr_t)data % FH_DEBUG_HEAD == 0))
+        return true;
+    return wrap->is_own && (uintptr_t)data % fh_address_alignment(data) == 0;
+}
+
 static bool is_good(const struct fh_debug_wrap *wrap, const char *data)
 {
     const char *head = data - FH_DEBUG_HEAD;
     size_t readable = fh_debug_readable_bytes(wrap, head);
     size_t extra = fh_debug_extra_bytes();
-    if ((uintptr_t)data % FH_DEBUG_HEAD != 0 || readable < extra ||
+    if (!is_aligned(wrap, data) || readable < extra ||
         fh_load_own_u64(fh_debug_guard_at(head)) != wrap->guard)
         return false;
     size_t bytes = size_at(data);
@@ -72,27 +80,16 @@ static bool is_good(const struct fh_debug_wrap *wrap, const char *data)
  * before what they hand out. */
 static bool is_bare(const struct fh_debug_wrap *wrap, const char *data)
 {
-    const struct fh_pool *pool = wrap->is_own ? fh_theap_pool_of(data) : NULL;
-    if (pool == NULL)
-        return false;
-    switch (fh_load_own_u8(&pool->kind)) {
-    case FH_POOL_BLOCKS:
-        return fh_pool_has_block_at(pool, data);
-    case FH_POOL_LARGE:
-    case FH_POOL_HUGE:
-        return (uintptr_t)data == pool->origin + FH_BLOCK_ALIGN_BYTES;
-    default:
-        return false;
-    }
+    return wrap->is_own && fh_address_is_block(data);
 }
 
 /* What is wrong with an address whose memory must not be read; NULL: nothing. */
 static const char *wrong_with_address(const struct fh_debug_wrap *wrap, const char *data)
 {
     const char *head = data - FH_DEBUG_HEAD;
-    if (wrap->is_own && fh_theap_pool_of(head) == NULL)
+    if (wrap->is_own && !fh_address_is_known(head))
         return "foreign pointer: not memory of this allocator";
-    if ((uintptr_t)data % FH_DEBUG_HEAD != 0)
+    if (!is_aligned(wrap, data))
         return "not the address of a block";
     if (fh_debug_readable_bytes(wrap, head) < fh_debug_extra_bytes())
         return "not a live block of this domain (freed twice, or its heap destroyed?)";
@@ -182,13 +179,21 @@ static void *new_block(const struct fh_debug_wrap *wrap, size_t bytes, bool zero
     return data;
 }
 
+/* A slot of the quarantine has the wrap's number in the zeros of the block's address, which blocks
+ * aligned to 8 may lack. */
+static bool may_be_held_back(const char *head, size_t total_bytes)
+{
+    return fh_debug_is_on() && (uintptr_t)head % FH_BLOCK_ALIGN_BYTES == 0 &&
+           fh_quarantine_takes(total_bytes);
+}
+
 /* The end of a block that was claimed. */
 static void retire(const struct fh_debug_wrap *wrap, char *data, size_t bytes)
 {
     char *head = data - FH_DEBUG_HEAD;
     size_t total = bytes + fh_debug_extra_bytes();
     memset(head, FH_DEADBYTE, total);
-    if (fh_debug_is_on() && fh_quarantine_takes(total))
+    if (may_be_held_back(head, total))
         fh_quarantine_put(wrap, head, bytes);
     else
         wrap->wrapped.free(wrap->wrapped.context, head);
@@ -309,7 +314,7 @@ static void *adopt(const struct fh_debug_wrap *wrap, char *data, size_t bytes)
 {
     if (!fh_debug_is_on())
         return wrap->wrapped.realloc(wrap->wrapped.context, data, bytes);
-    void *moved = copy(wrap, data, fh_theap_usable_bytes(data), bytes);
+    void *moved = copy(wrap, data, fh_address_usable_bytes(data), bytes);
     if (moved != NULL)
         wrap->wrapped.free(wrap->wrapped.context, data);
     return moved;

@@ -10,6 +10,7 @@
 
 #include "bits.h"
 #include "debug.h"
+#include "trace_report.h"
 
 enum { TEXT_BYTES = 1024, MESSAGE_BYTES = 96, DATA_SHOWN = 8 };
 
@@ -244,6 +245,8 @@ static void put_traceback(struct text *text, const char *data)
     flush(text);
     if (trace != NULL && trace->traceback(trace->context, data, text->fd) >= 0)
         return;
+    if (trace == NULL && fh_trace_write_traceback(text->fd, data))
+        return;
     put(text, "Enable tracemalloc to get the memory block allocation traceback\n\n");
 }
 
@@ -338,7 +341,7 @@ void fh_debug_dump_address(int fd, const void *block)
     int saved = errno;
     struct text text = {.fd = fd};
     const char *data = block;
-    size_t readable = data == NULL ? 0 : fh_theap_usable_bytes(data - FH_DEBUG_HEAD);
+    size_t readable = data == NULL ? 0 : fh_address_usable_bytes(data - FH_DEBUG_HEAD);
     if (data != NULL && readable == 0 && fh_debug_wraps_others())
         readable = fh_debug_readable_of_others(data - FH_DEBUG_HEAD);
     put_block(&text, data, readable);
@@ -384,6 +387,12 @@ int fh_debug_set_gil_check(fh_domain domain, int (*held)(void *context), void *c
         return plug(&gil_checks[domain], &record, sizeof record);
     fh_store_relaxed_ptr(&gil_checks[domain], NULL); /* nothing behind it */
     return 0;
+}
+
+int fh_debug_check_gil_of(const fh_gil *gil, fh_domain domain)
+{
+    return gil == NULL ? fh_debug_set_gil_check(domain, NULL, NULL)
+                       : fh_debug_set_gil_check(domain, gil->held, gil->ctx);
 }
 
 int fh_debug_set_traceback(int (*traceback)(void *context, const void *block, int fd),

@@ -132,6 +132,69 @@ static void traced_free(void *context, void *block)
     wrapped->allocator.free(wrapped->allocator.context, block);
 }
 
+/* ---- A call of the malloc family ---------------------------------------------------------------
+ *
+ * As part of the raw domain. What a domain passes on to the threads' heaps comes here too, from a
+ * thread that is inside.
+ */
+
+static const struct wrapped family = {.domain = FH_DOMAIN_RAW};
+
+#define SITE(caller) ((struct fh_call_site){__builtin_frame_address(0), (caller)})
+
+static void *family_allocate(size_t alignment, size_t bytes, bool zeroed, const void *caller)
+{
+    struct fh_trace_session *session = enter();
+    void *block = fh_theap_untraced_allocate(alignment, bytes, zeroed);
+    if (session == NULL)
+        return block;
+    if (block != NULL)
+        note(session, &family, block, bytes, SITE(caller));
+    leave();
+    return block;
+}
+
+static void *family_resize(void *block, size_t bytes, const void *caller)
+{
+    struct fh_trace was;
+    struct fh_trace_session *session = enter();
+    bool had_one = detach(&family, block, &was);
+    void *resized = fh_theap_untraced_resize(block, bytes);
+    if (resized == NULL && had_one)
+        put_back(&was);
+    if (session == NULL)
+        return resized;
+    if (resized != NULL)
+        note(session, &family, resized, bytes, SITE(caller));
+    leave();
+    return resized;
+}
+
+static void family_release(void *block)
+{
+    struct fh_trace was;
+    (void)detach(&family, block, &was);
+    fh_theap_untraced_release(block);
+}
+
+void fh_trace_malloc_family(void)
+{
+    static const struct fh_theap_tracer tracer = {family_allocate, family_resize, family_release};
+    fh_theap_set_tracer(&tracer);
+}
+
+uint32_t fh_trace_pause(void)
+{
+    uint32_t before = inside;
+    inside = 1;
+    return before;
+}
+
+void fh_trace_resume(uint32_t before)
+{
+    inside = before;
+}
+
 /* ---- In and out of the domains -----------------------------------------------------------------
  */
 

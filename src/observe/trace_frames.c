@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Frames come from a function of the program's, or from the chain of frame pointers.
+/* Frames come from a function of the program's, from the unwinder, or from the chain of frame
+ * pointers.
+ *
+ * The unwinder is the one that C++ exceptions use. It reads tables of the program and needs to find
+ * those of an address: where the loader tells without a lock (_dl_find_object, glibc 2.35) it can
+ * be asked from anywhere, also in a signal handler; where it does not, we do without.
  *
  * Code compiled without frame pointers keeps anything in that register, so each step is checked
  * before it is read: upward, aligned, not far, and below the end of this thread's stack. That end
@@ -8,11 +13,14 @@
  */
 #include "trace_frames.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/auxv.h>
+#include <unwind.h>
 
 #include "atomic.h"
 #include "freehold/trace.h"
@@ -24,6 +32,7 @@ enum {
     FRAME_MAX_BYTES = 1 << 20,
     STACK_MAX_BYTES = 1 << 27, /* the kernel leaves at least so much below the first stack */
     PC_MIN = 4096,
+    OWN_FRAMES_MAX = 16, /* between a call of the program's and the unwinder */
 };
 
 struct provider {
@@ -82,9 +91,67 @@ native_frames(struct fh_call_site site, uint64_t *words, uint32_t limit)
     return count;
 }
 
+/* Where there is no loader to ask, there is no other library. dlopen is looked up: naming it would
+ * make the linker warn about every static program. */
+extern __typeof__(dlsym) dlsym FH_WEAK;
+
+typedef _Unwind_Reason_Code unwind_function(_Unwind_Trace_Fn visit, void *argument);
+typedef uintptr_t pc_function(struct _Unwind_Context *context);
+
+/* Settled before there are threads, or NULL. */
+static unwind_function *unwind;
+static pc_function *pc_of;
+
+struct walk {
+    uint64_t *words;
+    uintptr_t from; /* return addresses before this one are ours */
+    uint32_t count, limit, skipped;
+};
+
+static bool look_up(void *library, const char *name, void *function)
+{
+    void *found = dlsym(library, name);
+    memcpy(function, &found, sizeof found);
+    return found != NULL;
+}
+
+void fh_trace_prepare_unwinder(void)
+{
+    unwind_function *found;
+    __typeof__(dlopen) *open;
+    if (dlsym == NULL || dlsym(RTLD_DEFAULT, "_dl_find_object") == NULL ||
+        !look_up(RTLD_DEFAULT, "dlopen", &open))
+        return;
+    void *library = open("libgcc_s.so.1", RTLD_NOW);
+    if (library != NULL && look_up(library, "_Unwind_GetIP", &pc_of) &&
+        look_up(library, "_Unwind_Backtrace", &found))
+        unwind = found;
+}
+
+static _Unwind_Reason_Code visit_frame(struct _Unwind_Context *context, void *argument)
+{
+    struct walk *walk = argument;
+    uintptr_t pc = pc_of(context);
+    if (walk->count == 0 && pc != walk->from)
+        return ++walk->skipped < OWN_FRAMES_MAX ? _URC_NO_REASON : _URC_END_OF_STACK;
+    if (!may_be_pc(pc))
+        return _URC_END_OF_STACK;
+    walk->words[walk->count++] = pc;
+    return walk->count < walk->limit ? _URC_NO_REASON : _URC_END_OF_STACK;
+}
+
+static uint32_t unwound_frames(struct fh_call_site site, uint64_t *words, uint32_t limit)
+{
+    struct walk walk = {words, (uintptr_t)site.return_address, 0, limit, 0};
+    (void)unwind(visit_frame, &walk);
+    return walk.count;
+}
+
 static uint32_t native_traceback(struct fh_call_site site, uint64_t *words, uint32_t limit)
 {
-    uint32_t count = native_frames(site, words, limit);
+    uint32_t count = limit > 1 && unwind != NULL ? unwound_frames(site, words, limit) : 0;
+    if (count == 0)
+        count = native_frames(site, words, limit);
     return fh_intern_traceback(words, count, count);
 }
 

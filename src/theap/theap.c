@@ -38,7 +38,8 @@ static void *or_no_memory(void *memory)
     return memory;
 }
 
-void *fh_theap_malloc_slow(size_t bytes)
+/* The tracer is not told, here and in the others of this name. */
+static void *malloc_quietly(size_t bytes)
 {
     bool zeroed;
     struct fh_theap *heap = fh_theap_of_thread();
@@ -46,6 +47,23 @@ void *fh_theap_malloc_slow(size_t bytes)
         return or_no_memory(fh_large_malloc(bytes, 1, &zeroed));
     if (FH_UNLIKELY(fh_theap_is_busy(heap)))
         return or_no_memory(take(fh_class_of(bytes), &zeroed));
+    return fh_theap_take(heap, fh_class_of(bytes));
+}
+
+static FH_COLD void *malloc_busy(size_t bytes, const void *caller)
+{
+    return fh_theap_tracer == NULL ? malloc_quietly(bytes)
+                                   : fh_theap_tracer->allocate(1, bytes, false, caller);
+}
+
+void *fh_theap_malloc_slow(size_t bytes)
+{
+    bool zeroed;
+    struct fh_theap *heap = fh_theap_of_thread();
+    if (FH_UNLIKELY(fh_theap_is_busy(heap)))
+        return malloc_busy(bytes, FH_THEAP_CALLER());
+    if (FH_UNLIKELY(bytes > FH_BLOCK_MAX_BYTES))
+        return or_no_memory(fh_large_malloc(bytes, 1, &zeroed));
     return fh_theap_take(heap, fh_class_of(bytes));
 }
 
@@ -58,7 +76,7 @@ static void *calloc_large(size_t bytes)
     return or_no_memory(memory);
 }
 
-void *fh_theap_calloc_slow(size_t bytes)
+static void *calloc_quietly(size_t bytes)
 {
     bool zeroed;
     if (FH_UNLIKELY(bytes > FH_BLOCK_MAX_BYTES))
@@ -73,11 +91,18 @@ void *fh_theap_calloc_slow(size_t bytes)
     return block;
 }
 
-void *fh_theap_aligned(size_t alignment, size_t bytes)
+void *fh_theap_calloc_slow(size_t bytes)
+{
+    if (FH_UNLIKELY(fh_theap_tracer != NULL))
+        return fh_theap_tracer->allocate(1, bytes, true, FH_THEAP_CALLER());
+    return calloc_quietly(bytes);
+}
+
+static void *aligned_quietly(size_t alignment, size_t bytes)
 {
     bool zeroed;
     if (alignment <= FH_BLOCK_ALIGN_BYTES)
-        return fh_theap_malloc(bytes);
+        return malloc_quietly(bytes);
     if (alignment > FH_BLOCK_MAX_BYTES || bytes > FH_BLOCK_MAX_BYTES)
         return or_no_memory(fh_large_malloc(bytes == 0 ? 1 : bytes, alignment, &zeroed));
     unsigned class_index = fh_class_of_aligned(bytes, alignment);
@@ -85,6 +110,18 @@ void *fh_theap_aligned(size_t alignment, size_t bytes)
     if (FH_LIKELY(!fh_theap_is_busy(heap)))
         return fh_theap_take(heap, class_index);
     return or_no_memory(take(class_index, &zeroed));
+}
+
+void *fh_theap_aligned_for(size_t alignment, size_t bytes, const void *caller)
+{
+    if (FH_UNLIKELY(fh_theap_tracer != NULL))
+        return fh_theap_tracer->allocate(alignment, bytes, false, caller);
+    return aligned_quietly(alignment, bytes);
+}
+
+void *fh_theap_aligned(size_t alignment, size_t bytes)
+{
+    return fh_theap_aligned_for(alignment, bytes, FH_THEAP_CALLER());
 }
 
 /* ---- Finding a block's pool -------------------------------------------------------------------
@@ -158,14 +195,22 @@ void fh_theap_free_other(struct fh_pool *pool, void *memory)
     }
 }
 
-void fh_theap_free_outside(void *memory)
+static void free_quietly(void *memory)
 {
-    if (memory == NULL)
-        return;
     struct fh_pool *pool = fh_theap_pool_of(memory);
     if (pool == NULL)
         fh_fatal_pointer("free", memory, "not memory of this allocator");
     fh_theap_free_in_pool(pool, memory);
+}
+
+void fh_theap_free_outside(void *memory)
+{
+    if (memory == NULL)
+        return;
+    if (FH_UNLIKELY(fh_theap_tracer != NULL))
+        fh_theap_tracer->release(memory);
+    else
+        free_quietly(memory);
 }
 
 /* ---- Resizing ---------------------------------------------------------------------------------
@@ -186,17 +231,17 @@ static bool fits(const struct fh_pool *pool, size_t bytes)
 
 static void *move(struct fh_pool *pool, void *memory, size_t old_bytes, size_t bytes)
 {
-    void *moved = fh_theap_malloc(bytes);
+    void *moved = malloc_quietly(bytes);
     if (moved == NULL)
         return NULL;
     size_t kept = old_bytes < bytes ? old_bytes : bytes;
     if (kept <= FH_ARENA_BYTES || !fh_large_move(pool, fh_theap_pool_of(moved), kept))
         memcpy(moved, memory, kept);
-    fh_theap_free(memory);
+    fh_theap_free_in_pool(pool, memory);
     return moved;
 }
 
-void *fh_theap_realloc(void *memory, size_t bytes)
+static void *resize_quietly(void *memory, size_t bytes)
 {
     struct fh_pool *pool = fh_theap_pool_of(memory);
     size_t old_bytes = pool == NULL ? 0 : usable_bytes(pool);
@@ -211,4 +256,46 @@ void *fh_theap_realloc(void *memory, size_t bytes)
     if (moved == NULL && bytes <= old_bytes)
         return memory; /* to shrink is only an economy */
     return or_no_memory(moved);
+}
+
+void *fh_theap_realloc(void *memory, size_t bytes)
+{
+    if (FH_UNLIKELY(fh_theap_tracer != NULL))
+        return fh_theap_tracer->resize(memory, bytes, FH_THEAP_CALLER());
+    return resize_quietly(memory, bytes);
+}
+
+/* ---- With a tracer ----------------------------------------------------------------------------
+ */
+
+const struct fh_theap_tracer *fh_theap_tracer;
+
+void fh_theap_set_tracer(const struct fh_theap_tracer *tracer)
+{
+    fh_region_watch();
+    fh_theap_tracer = tracer;
+    fh_theap_hide(true);
+}
+
+void *fh_theap_untraced_allocate(size_t alignment, size_t bytes, bool zeroed)
+{
+    bool was_hidden = fh_theap_show();
+    void *memory = zeroed ? calloc_quietly(bytes) : aligned_quietly(alignment, bytes);
+    fh_theap_hide(was_hidden);
+    return memory;
+}
+
+void *fh_theap_untraced_resize(void *memory, size_t bytes)
+{
+    bool was_hidden = fh_theap_show();
+    void *resized = resize_quietly(memory, bytes);
+    fh_theap_hide(was_hidden);
+    return resized;
+}
+
+void fh_theap_untraced_release(void *memory)
+{
+    bool was_hidden = fh_theap_show();
+    free_quietly(memory);
+    fh_theap_hide(was_hidden);
 }

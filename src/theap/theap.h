@@ -70,6 +70,35 @@ extern const struct fh_theap fh_theap_none FH_HIDDEN, fh_theap_gone FH_HIDDEN;
 
 extern FH_THREAD_LOCAL const struct fh_theap *fh_theap_current FH_HIDDEN;
 
+/* ---- Every call seen --------------------------------------------------------------------------
+ *
+ * A tracer is told of every block, at no cost while there is none: with a tracer each thread's
+ * pointer stays at a heap that is always busy, and the region looks empty to a free, so that all
+ * calls take the slow paths; these ask whether there is one.
+ */
+
+struct fh_theap_tracer {
+    /* At a multiple of `alignment`, a power of two, perhaps zero-filled; as for all below, `caller`
+     * is where the program called. NULL with ENOMEM. */
+    void *(*allocate)(size_t alignment, size_t bytes, bool zeroed, const void *caller);
+    void *(*resize)(void *memory, size_t bytes, const void *caller);
+    void (*release)(void *memory);
+};
+
+extern const struct fh_theap_tracer *fh_theap_tracer FH_HIDDEN;
+
+/* From now on, for good; to be called before there are threads. */
+void fh_theap_set_tracer(const struct fh_theap_tracer *tracer);
+
+/* The calls as they are without a tracer, for the tracer. */
+void *fh_theap_untraced_allocate(size_t alignment, size_t bytes, bool zeroed);
+void *fh_theap_untraced_resize(void *memory, size_t bytes);
+void fh_theap_untraced_release(void *memory);
+
+/* Where a program called the function that this stands in, if that is the first of ours or the
+ * compiler made jumps of the calls in between. */
+#define FH_THEAP_CALLER() __builtin_extract_return_addr(__builtin_return_address(0))
+
 FH_ALWAYS_INLINE struct fh_theap *fh_theap_of_thread(void)
 {
     return (struct fh_theap *)(uintptr_t)fh_theap_current; /* busy heaps are not written to */
@@ -258,6 +287,9 @@ FH_ALWAYS_INLINE void *fh_theap_calloc(size_t bytes)
 
 /* At a multiple of `alignment`, a power of two. */
 void *fh_theap_aligned(size_t alignment, size_t bytes);
+
+/* The same for a function that is not left by a jump: it says who called it. */
+void *fh_theap_aligned_for(size_t alignment, size_t bytes, const void *caller);
 
 /* As fh_raw_realloc() for a live block and bytes > 0. */
 void *fh_theap_realloc(void *memory, size_t bytes);

@@ -19,6 +19,35 @@ FH_THREAD_LOCAL const struct fh_theap *fh_theap_current = &fh_theap_none;
 
 static uint32_t exit_key_plus_1; /* 0: no key yet */
 
+/* ---- Hidden heaps -----------------------------------------------------------------------------
+ */
+
+static const struct fh_theap hidden; /* what the pointer of a traced thread points at: busy */
+
+static FH_THREAD_LOCAL const struct fh_theap *own; /* its heap meanwhile */
+
+/* A handler that finds the heap hidden shows and hides it for itself; one that finds it shown lets
+ * it be. A thread without a heap may get one in the call, or in a handler, which hides it: then the
+ * call goes on with a borrowed one. */
+bool fh_theap_show(void)
+{
+    bool was_hidden = fh_theap_current == &hidden;
+    if (was_hidden)
+        fh_theap_current = own;
+    FH_SIGNAL_FENCE();
+    return was_hidden || fh_theap_current == &fh_theap_none;
+}
+
+void fh_theap_hide(bool was_hidden)
+{
+    const struct fh_theap *heap = fh_theap_current;
+    if (!was_hidden || heap == &hidden || heap == &fh_theap_none || heap == &fh_theap_gone)
+        return;
+    own = heap;
+    FH_SIGNAL_FENCE();
+    fh_theap_current = &hidden;
+}
+
 /* ---- Heaps nobody holds -----------------------------------------------------------------------
  */
 
@@ -75,6 +104,7 @@ static void release_drained(struct fh_theap *heap)
 static void leave_thread(void *heap_pointer)
 {
     struct fh_theap *heap = heap_pointer;
+    (void)fh_theap_show();
     if (fh_theap_of_thread() != heap || fh_theap_is_busy(heap))
         return;
     fh_theap_set_busy(heap);

@@ -18,6 +18,12 @@ struct fh_theap *fh_theap_enter(void);
 /* The end of the call. */
 void fh_theap_leave(struct fh_theap *heap);
 
+/* With a tracer, between calls: the thread's heap is hidden, and its pointer points at one that is
+ * always busy. Show it for a call; true if it has to be hidden afterwards, which fh_theap_hide() is
+ * told. Without a tracer fh_theap_show() changes nothing. */
+bool fh_theap_show(void);
+void fh_theap_hide(bool was_hidden);
+
 /* Give all pools of a busy heap to whoever needs them. */
 void fh_theap_drain(struct fh_theap *heap);
 

@@ -9,11 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "atomic.h"
 #include "freehold/trace.h"
+#include "debug.h"
 #include "trace_intern.h"
+#include "trace_place.h"
 #include "trace_report.h"
 
 /* ---- Frames for tests -------------------------------------------------------------------------
@@ -1250,59 +1253,295 @@ TEST(a_forged_file_is_refused_or_harmless)
     unlink(file_path());
 }
 
-/* ---- From the environment ---------------------------------------------------------------------
+/* ---- Under the debug hooks --------------------------------------------------------------------
  */
+
+enum { REPORT_BYTES = 8192 };
+
+/* What the hooks say of the block. */
+static const char *description(const void *block)
+{
+    static char text[REPORT_BYTES];
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    fh_debug_dump_address(ends[1], block);
+    ssize_t got = read(ends[0], text, sizeof text - 1);
+    CHECK(got > 0 && close(ends[0]) == 0 && close(ends[1]) == 0);
+    text[got] = '\0';
+    return text;
+}
+
+#define AB_TRACEBACK                                                                               \
+    "Memory block allocated at (most recent call first):\n"                                        \
+    "  File \"a.py\", line 2\n  File \"b.py\", line 4\n\n"
+
+static void check_described(void)
+{
+    void *(*const make[])(size_t) = {fh_raw_malloc, fh_mem_malloc, fh_obj_malloc};
+    void (*const release[])(void *) = {fh_raw_free, fh_mem_free, fh_obj_free};
+    for (int domain = 0; domain < 3; domain++) {
+        void *block = make[domain](10);
+        CHECK(strstr(description(block), AB_TRACEBACK) != NULL);
+        release[domain](block);
+    }
+}
+
+TEST(a_debug_report_has_the_traceback_if_tracing_came_first)
+{
+    start(2, &ab);
+    CHECK(fh_debug_setup() == 0);
+    check_described();
+}
+
+TEST(a_debug_report_has_the_traceback_if_tracing_came_second)
+{
+    CHECK(fh_debug_setup() == 0);
+    start(2, &ab);
+    check_described();
+}
+
+TEST(without_tracing_a_debug_report_says_how_to_have_it)
+{
+    CHECK(fh_debug_setup() == 0);
+    void *block = fh_mem_malloc(10);
+    CHECK(strstr(description(block), "Enable tracemalloc to get") != NULL);
+    start(2, &ab);
+    CHECK(strstr(description(block), "allocat") == NULL); /* made before: no trace */
+    fh_trace_stop();
+    fh_mem_free(block);
+}
+
+TEST(a_native_traceback_names_file_and_function)
+{
+    CHECK(fh_debug_setup() == 0);
+    start(1, NULL);
+    void *block = fh_mem_malloc(10);
+    const char *text = description(block);
+    CHECK(strstr(text, "allocated at (most recent call first):\n  File \"/") != NULL);
+    CHECK(strstr(text, "modules_trace") != NULL && strstr(text, ", at 0x") != NULL);
+    const char *in =
+        MODULES_SHADOWED ? " in " : " in a_native_traceback_names_file_and_function+0x";
+    CHECK(strstr(text, in) != NULL); /* a sanitizer has no jumps: it may be our own function */
+    fh_mem_free(block);
+    fh_trace_stop();
+}
+
+/* ---- Places ------------------------------------------------------------------------------------
+ */
+
+TEST(an_address_is_found_in_its_file_and_function)
+{
+    char file[FH_PLACE_NAME_BYTES], name[FH_PLACE_NAME_BYTES];
+    size_t distance = 0;
+    uintptr_t pc = (uintptr_t)thread_frames + 1;
+    CHECK(fh_place_file(&pc, file) && strstr(file, "modules_trace") != NULL);
+    CHECK(fh_place_function(file, pc, name, &distance));
+    CHECK(strcmp(name, "thread_frames") == 0 && distance == 1);
+    CHECK(!fh_place_function(file, (uintptr_t)1 << 40, name, &distance));
+}
+
+TEST(an_address_of_no_file_is_left_as_it_is)
+{
+    char file[FH_PLACE_NAME_BYTES];
+    uintptr_t nowhere = 4096, heap = (uintptr_t)fh_raw_malloc(1);
+    CHECK(!fh_place_file(&nowhere, file) && nowhere == 4096);
+    uintptr_t before = heap;
+    CHECK(!fh_place_file(&heap, file) && heap == before);
+    fh_raw_free((void *)before);
+}
+
+/* Whatever byte of an ELF file is another, and wherever it ends, nothing outside it is read. */
+TEST(a_damaged_file_has_no_function_or_some)
+{
+    char name[FH_PLACE_NAME_BYTES];
+    unsigned char image[4096];
+    size_t distance;
+    int self = open("/proc/self/exe", O_RDONLY), copy = open(file_path(), O_RDWR | O_CREAT, 0600);
+    CHECK(self >= 0 && copy >= 0 && read(self, image, sizeof image) == sizeof image);
+    uint64_t state = 7;
+    struct bound bound = at_most(2000);
+    while (more(&bound)) {
+        size_t bytes = 1 + random_below(&state, sizeof image), at = random_below(&state, 128);
+        unsigned char kept = image[at];
+        image[at] = (unsigned char)random_below(&state, 256);
+        CHECK(ftruncate(copy, 0) == 0 && pwrite(copy, image, bytes, 0) == (ssize_t)bytes);
+        (void)fh_place_function(file_path(), random_below(&state, 1 << 20), name, &distance);
+        image[at] = kept;
+    }
+    CHECK(close(self) == 0 && close(copy) == 0 && unlink(file_path()) == 0);
+    CHECK(!fh_place_function(file_path(), 1, name, &distance));
+}
+
+/* ---- A lock under the debug hooks -------------------------------------------------------------
+ */
+
+static int says(void *context)
+{
+    return *(const int *)context;
+}
 
 static void read_report(int end, char *text, size_t room)
 {
-    ssize_t got = read(end, text, room - 1);
-    CHECK(got > 0);
-    text[got] = '\0';
+    size_t used = 0;
+    ssize_t got = 1;
+    while (got > 0 && used + 1 < room && strstr(text, "Total") == NULL) {
+        got = read(end, text + used, room - 1 - used);
+        used += got > 0 ? (size_t)got : 0;
+        text[used] = '\0';
+    }
+    CHECK(used > 0);
 }
+
+/* What the hooks end the program with when that domain is used. */
+static void check_unheld(void *(*make)(size_t))
+{
+    int ends[2], status;
+    char text[1024] = "";
+    CHECK(pipe(ends) == 0);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(dup2(ends[1], STDERR_FILENO) >= 0);
+        (void)make(1);
+        _exit(0);
+    }
+    CHECK(close(ends[1]) == 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    read_report(ends[0], text, sizeof text);
+    CHECK(strstr(text, "allocator called without holding the GIL\n") != NULL);
+}
+
+TEST(the_hooks_ask_the_lock_that_they_are_given)
+{
+    static int held = 1;
+    const fh_gil gil = {.ctx = &held, .held = says};
+    CHECK(fh_debug_setup() == 0 && fh_debug_check_gil_of(&gil, FH_DOMAIN_OBJ) == 0);
+    fh_obj_free(fh_obj_malloc(1));
+    held = 0;
+    check_unheld(fh_obj_malloc);
+    fh_mem_free(fh_mem_malloc(1)); /* of another domain */
+    CHECK(fh_debug_check_gil_of(&gil, FH_DOMAIN_MEM) == 0);
+    check_unheld(fh_mem_malloc);
+    errno = 0;
+    CHECK(fh_debug_check_gil_of(&gil, FH_DOMAIN_RAW) == -1 && errno == EINVAL);
+    CHECK(fh_debug_check_gil_of(NULL, FH_DOMAIN_OBJ) == 0);
+    fh_obj_free(fh_obj_malloc(1));
+}
+
+/* ---- Reports -----------------------------------------------------------------------------------
+ */
 
 TEST(a_report_shows_the_top_lines)
 {
     int ends[2];
-    char text[1024];
-    struct frames frames = {{{"site.c", 7, 0}}, 1, 1};
+    char text[1024] = "", expected[1024];
+    struct frames frames = {{{"site.c", 7, 0}}, 1, 1}, others = {{{"rest.c", 1, 0}}, 1, 1};
     start(1, &frames);
     void *block = fh_obj_malloc(20480);
+    CHECK(fh_trace_set_frames(give_frames, &others) == 0);
+    void *more[] = {fh_obj_malloc(1000), fh_mem_malloc(24)};
     CHECK(pipe(ends) == 0);
-    fh_trace_report(ends[1], false);
+    fh_trace_report(ends[1], 1, false);
     read_report(ends[0], text, sizeof text);
-    CHECK(strcmp(text, "freehold: what holds most memory\n"
-                       "  site.c:7: size=20.0 KiB, count=1, average=20.0 KiB\n") == 0);
+    (void)snprintf(expected, sizeof expected,
+                   "freehold: process %d, what holds most memory: top 1 lines\n"
+                   "#1: site.c:7: 20.0 KiB in 1 block\n"
+                   "1 other: 1.0 KiB in 2 blocks\n"
+                   "Total allocated size: 21.0 KiB in 3 blocks\n",
+                   (int)getpid());
+    CHECK(strcmp(text, expected) == 0);
+    fh_obj_free(block);
+    fh_obj_free(more[0]);
+    fh_mem_free(more[1]);
+    fh_trace_stop();
+}
+
+TEST(with_more_frames_a_report_shows_tracebacks)
+{
+    int ends[2];
+    char text[1024] = "";
+    start(2, &ab);
+    void *block = fh_obj_malloc(512);
+    CHECK(pipe(ends) == 0);
+    fh_trace_report(ends[1], 10, false);
+    read_report(ends[0], text, sizeof text);
+    CHECK(strstr(text, "top 1 tracebacks\n#1: a.py:2: 0.5 KiB in 1 block\n    b.py:4\nTotal") !=
+          NULL);
     fh_obj_free(block);
     fh_trace_stop();
 }
 
-static void start_from(const char *frames)
+/* ---- From the environment ----------------------------------------------------------------------
+ */
+
+static void set(const char *name, const char *value)
 {
-    CHECK(setenv("FREEHOLD_TRACE", frames, 1) == 0);
-    CHECK(setenv("FREEHOLD_TRACE_SIGNAL", "1", 1) == 0);
+    CHECK(setenv(name, value, 1) == 0);
+}
+
+TEST(what_the_environment_says_wrongly_is_named)
+{
+    int ends[2];
+    char text[1024] = "";
+    CHECK(unsetenv("FREEHOLD_TRACE") == 0);
     fh_trace_start_from_environment();
+    CHECK(!fh_trace_is_tracing());
+    CHECK(pipe(ends) == 0 && dup2(ends[1], STDERR_FILENO) >= 0);
+    static const char *const wrong[] = {"0", "65536", "12x", "-1", "99999999999999999999"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        set("FREEHOLD_TRACE", wrong[i]);
+        fh_trace_start_from_environment();
+        CHECK(!fh_trace_is_tracing());
+        ssize_t got = read(ends[0], text, sizeof text - 1);
+        CHECK(got > 0 && memmem(text, (size_t)got, "in range [1; 65535]", 19) != NULL);
+    }
 }
 
 TEST(the_environment_starts_tracing)
 {
     int ends[2];
-    char text[1024];
-    CHECK(unsetenv("FREEHOLD_TRACE") == 0);
-    fh_trace_start_from_environment();
-    CHECK(!fh_trace_is_tracing());
+    char text[8192] = "";
     CHECK(pipe(ends) == 0 && dup2(ends[1], STDERR_FILENO) >= 0);
-    start_from("0");
-    read_report(ends[0], text, sizeof text);
-    CHECK(!fh_trace_is_tracing() && strstr(text, "in range [1; 65535]") != NULL);
-    start_from("65536");
-    start_from("12x");
-    read_report(ends[0], text, sizeof text);
-    CHECK(!fh_trace_is_tracing());
-    start_from("25");
+    set("FREEHOLD_TRACE", "25");
+    set("FREEHOLD_TRACE_SIGNAL", "SIGUSR2");
+    set("FREEHOLD_TRACE_TOP", "3");
+    fh_trace_start_from_environment();
     CHECK(fh_trace_is_tracing() && fh_trace_limit() == 25);
     void *block = fh_obj_malloc(100);
     CHECK(raise(SIGUSR2) == 0);
     read_report(ends[0], text, sizeof text);
-    CHECK(strstr(text, "size=100 B, count=1") != NULL);
+    CHECK(strstr(text, "top 1 tracebacks") != NULL && strstr(text, "0.1 KiB in 1 block") != NULL);
+    CHECK(strstr(text, " in the_environment_starts_tracing+0x") != NULL);
     fh_obj_free(block);
+}
+
+TEST(a_signal_with_an_action_keeps_it)
+{
+    int ends[2];
+    char text[512] = "";
+    struct sigaction now;
+    CHECK(pipe(ends) == 0 && dup2(ends[1], STDERR_FILENO) >= 0);
+    CHECK(signal(SIGUSR1, SIG_IGN) != SIG_ERR);
+    set("FREEHOLD_TRACE", "1");
+    set("FREEHOLD_TRACE_SIGNAL", "USR1");
+    fh_trace_start_from_environment();
+    CHECK(sigaction(SIGUSR1, NULL, &now) == 0 && now.sa_handler == SIG_IGN);
+    CHECK(read(ends[0], text, sizeof text - 1) > 0 && strstr(text, "keeps it") != NULL);
+}
+
+TEST(reports_go_to_the_file_that_is_named)
+{
+    char path[256], text[4096] = "";
+    (void)snprintf(path, sizeof path, "%s.%%p", file_path());
+    set("FREEHOLD_TRACE", "1");
+    set("FREEHOLD_TRACE_SIGNAL", "12");
+    set("FREEHOLD_TRACE_FILE", path);
+    fh_trace_start_from_environment();
+    CHECK(raise(12) == 0);
+    (void)snprintf(path, sizeof path, "%s.%d", file_path(), (int)getpid());
+    int file = open(path, O_RDONLY);
+    CHECK(file >= 0 && read(file, text, sizeof text - 1) > 0 && unlink(path) == 0);
+    CHECK(strstr(text, "what holds most memory") != NULL);
+    CHECK(setenv("FREEHOLD_TRACE_FILE", "/dev/null", 1) == 0);
+    fh_trace_stop();
 }
