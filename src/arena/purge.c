@@ -7,6 +7,17 @@
 #include "bits.h"
 #include "os.h"
 
+/* Options of the process, not of a region: they are known before there is one. Each is read by
+ * itself. */
+static uint64_t decay_ms = FH_DECAY_MS;
+static uint64_t retain_min_pools = FH_RETAIN_MIN_POOLS;
+
+void fh_purge_configure(uint64_t new_decay_ms, uint64_t new_retain_min_pools)
+{
+    fh_store_own_u64(&decay_ms, new_decay_ms);
+    fh_store_own_u64(&retain_min_pools, new_retain_min_pools);
+}
+
 /* Pools that are free, resident and old enough. */
 static uint64_t purgeable(struct fh_arena *arena, uint32_t age_ms, uint64_t *free_dirty)
 {
@@ -100,7 +111,8 @@ size_t fh_purge(struct fh_region *region, uint32_t age_ms, unsigned runs)
 static bool has_excess(const struct fh_region *region)
 {
     /* Relaxed: an allowance, not a bound. */
-    uint64_t allowed = FH_RETAIN_MIN_POOLS + fh_region_pools_in_use(region) / FH_RETAIN_PER_IN_USE +
+    uint64_t allowed = fh_load_own_u64(&retain_min_pools) +
+                       fh_region_pools_in_use(region) / FH_RETAIN_PER_IN_USE +
                        fh_load_relaxed_u64(&region->retain_pools);
     return fh_region_retained_pools(region) > allowed;
 }
@@ -149,5 +161,7 @@ void fh_purge_tick(struct fh_region *region)
     if (!fh_purge_is_turn(&region->next_purge_ms))
         return;
     allow_less(region);
-    (void)fh_purge(region, FH_DECAY_MS, FH_PURGE_RUNS);
+    uint64_t age_ms = fh_load_own_u64(&decay_ms);
+    if (age_ms <= UINT32_MAX)
+        (void)fh_purge(region, (uint32_t)age_ms, FH_PURGE_RUNS);
 }

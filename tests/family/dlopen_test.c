@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A program that runs on glibc's malloc and loads libfreehold-malloc.so by dlopen(): the two live
- * side by side, and each frees its own blocks. FREEHOLD_LIBRARY in the environment is its path.
+ * side by side, and each frees its own blocks. FAMILY_LIBRARY in the environment is its path.
  */
 #include "family.h"
 
@@ -32,7 +32,7 @@ static void look_up(void *function, const char *name)
 
 static void load(void)
 {
-    const char *path = getenv("FREEHOLD_LIBRARY");
+    const char *path = getenv("FAMILY_LIBRARY");
     CHECK(path != NULL);
     loaded.handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     CHECK(loaded.handle != NULL);

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/* The one constructor: what the environment asks for is set up before the program begins.
+ *
+ * Nothing depends on it. Without it, or before it, all options have their defaults; and where the
+ * environment says nothing it changes nothing. It comes before the constructors of a program, which
+ * may allocate already. In an archive nothing refers to it, so whoever links one names it:
+ * --undefined=fh_start.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config.h"
+#include "freehold/debug.h"
+#include "purge.h"
+#include "setup.h"
+#include "stats.h"
+#include "trace_report.h"
+
+void fh_start(void);
+
+static uint64_t number(const struct fh_options *options, enum fh_option option)
+{
+    return options->values[option].number;
+}
+
+static void configure_purge(const struct fh_options *options)
+{
+    if (fh_option_is_set(options, FH_OPTION_DECAY_MS) ||
+        fh_option_is_set(options, FH_OPTION_RETAIN_MIN))
+        fh_purge_configure(number(options, FH_OPTION_DECAY_MS),
+                           number(options, FH_OPTION_RETAIN_MIN) >> FH_POOL_SHIFT);
+}
+
+/* Also for a program that sets up the hooks by itself. */
+static void configure_debug(const struct fh_options *options)
+{
+    const fh_debug_config config = {sizeof config, number(options, FH_OPTION_DEBUG_QUARANTINE),
+                                    number(options, FH_OPTION_DEBUG_SERIAL) != 0,
+                                    number(options, FH_OPTION_DEBUG_STRICT) != 0};
+    if (fh_option_is_set(options, FH_OPTION_DEBUG_QUARANTINE) ||
+        fh_option_is_set(options, FH_OPTION_DEBUG_SERIAL) ||
+        fh_option_is_set(options, FH_OPTION_DEBUG_STRICT))
+        (void)fh_debug_configure(&config); /* EBUSY: another library's constructor was first */
+}
+
+static void complain(const char *line)
+{
+    const struct fh_text text = {(char *)(uintptr_t)line, strlen(line) + 1, strlen(line)};
+    fh_text_write(&text, STDERR_FILENO);
+}
+
+static void set_up_allocators(const struct fh_options *options)
+{
+    if (fh_setup_from_options(options) != 0)
+        complain("freehold: FREEHOLD_MALLOC: memory is short, not all is set up\n");
+}
+
+static const char *text_or_null(const struct fh_options *options, enum fh_option option)
+{
+    const char *text = options->values[option].text;
+    return *text == '\0' ? NULL : text;
+}
+
+static void start_tracing(const struct fh_options *options)
+{
+    const struct fh_trace_options trace = {
+        .frames = (int)number(options, FH_OPTION_TRACE),
+        .top = (unsigned)number(options, FH_OPTION_TRACE_TOP),
+        .path = text_or_null(options, FH_OPTION_TRACE_FILE),
+        .signal_name = text_or_null(options, FH_OPTION_TRACE_SIGNAL),
+    };
+    if (trace.frames > 0 && !fh_trace_start_reporting(&trace))
+        complain("freehold: FREEHOLD_TRACE: memory is short, nothing is traced\n");
+}
+
+static void start_statistics(const struct fh_options *options)
+{
+    const char *value = text_or_null(options, FH_OPTION_MALLOC_STATS);
+    if (value != NULL)
+        fh_stats_start(value);
+}
+
+/* 101: the first that is not the compiler's own. */
+__attribute__((constructor(101))) void fh_start(void)
+{
+    int saved_errno = errno;
+    const struct fh_options *options = fh_options_get();
+    configure_purge(options);
+    configure_debug(options);
+    set_up_allocators(options);
+    start_tracing(options);
+    start_statistics(options);
+    errno = saved_errno;
+}

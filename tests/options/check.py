@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Whole processes and their environments:  check.py WAY PROGRAM RACE
+
+PROGRAM is tests/options/program.c, linked in one WAY or another; RACE is race.c, which has no
+constructor. Each case is a set of variables, the words that
+PROGRAM gets, and what it must print and how it must end.
+"""
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+
+WAY, PROGRAM, RACE = sys.argv[1:4]
+UNPRIVILEGED = 65534
+
+# The malloc libraries take libc's place for FREEHOLD_MALLOC=malloc, too.
+MALLOC_IS_OURS = 'malloc' in WAY
+
+FREED = (r'Debug memory block at address p=0x[0-9a-f]+: API .m., freed\n(.*\n)*'
+         r'Fatal Freehold error: _PyMem_DebugRawFree: block was freed already\n')
+STRANGER = 'owned' if MALLOC_IS_OURS else 'strange'
+
+failures = []
+count = 0
+
+
+def start(program, words, variables, **more):
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith('FREEHOLD_') and name != 'LD_PRELOAD'}
+    environment.update(variables)
+    return subprocess.run([program, *words], env=environment, stdin=subprocess.DEVNULL, timeout=60,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, **more)
+
+
+def check(what, got, out, err='', status=0):
+    """`err` is a pattern for all of stderr."""
+    global count
+    count += 1
+    if got.stdout != out or not re.fullmatch(err, got.stderr) or got.returncode != status:
+        failures.append(what)
+        print(f'FAILED: {what}: status {got.returncode}\n{got.stdout}{got.stderr}')
+
+
+def case(words, variables, out, err='', status=0):
+    check(f'{variables} {words}', start(PROGRAM, words.split(), variables), out, err, status)
+
+
+# ---- Allocators ----
+
+case('name work owner', {}, 'freehold\nworked\nraw owned, obj owned\n')
+for name in ('', 'default', 'off', 'freehold', 'pymalloc'):
+    case('name owner', {'FREEHOLD_MALLOC': name}, 'freehold\nraw owned, obj owned\n')
+for name in ('debug', 'freehold_debug', 'pymalloc_debug'):
+    case('name work', {'FREEHOLD_MALLOC': name}, 'freehold_debug\nworked\n')
+    case('twice', {'FREEHOLD_MALLOC': name}, '', FREED, -signal.SIGABRT)
+case('twice', {'FREEHOLD_CONF': 'malloc:debug'}, '', FREED, -signal.SIGABRT)
+case('name work owner', {'FREEHOLD_MALLOC': 'malloc'},
+     f'malloc\nworked\nraw {STRANGER}, obj {STRANGER}\n')
+case('name work', {'FREEHOLD_MALLOC': 'malloc_debug'}, 'malloc_debug\nworked\n')
+
+# ---- One heap of all threads ----
+
+case('name work owner', {'FREEHOLD_MALLOC': 'gil'}, 'gil\nworked\nraw owned, obj owned\n')
+case('name work', {'FREEHOLD_MALLOC': 'gil_debug'}, 'gil_debug\nworked\n')
+case('twice', {'FREEHOLD_MALLOC': 'gil_debug'}, '', FREED, -signal.SIGABRT)
+for mode in ('free', 'gil-assert', 'gil-lock'):
+    case('name work', {'FREEHOLD_OBJ_MODE': mode}, 'gil\nworked\n')
+case('name work', {'FREEHOLD_OBJ_MODE': 'gil-lock', 'FREEHOLD_MALLOC': 'debug'}, 'gil_debug\nworked\n')
+case('work', {'FREEHOLD_OBJ_MODE': 'gil-assert', 'FREEHOLD_MALLOC': 'debug'}, '',
+     'Fatal Freehold error: _PyMem_DebugMalloc: .* without holding the GIL\n', -signal.SIGABRT)
+case('lock work', {'FREEHOLD_OBJ_MODE': 'gil-assert', 'FREEHOLD_MALLOC': 'debug'}, 'worked\n')
+case('name work', {'FREEHOLD_OBJ_MODE': 'gil-lock', 'FREEHOLD_MALLOC': 'malloc'}, 'malloc\nworked\n')
+
+# ---- Other options ----
+
+case('options', {'FREEHOLD_CONF': 'decay_ms:2s,retain_min:16M', 'FREEHOLD_DECAY_MS': '-1'},
+     'malloc=default\nobj_mode=default\ntrace=0\ndecay_ms=-1\nretain_min=16M\n')
+case('work', {'FREEHOLD_CONF': 'decay_ms:0,retain_min:0'}, 'worked\n')
+case('serial', {'FREEHOLD_MALLOC': 'debug', 'FREEHOLD_DEBUG_SERIAL': '1'}, 'numbered\n')
+case('serial', {'FREEHOLD_MALLOC': 'debug', 'FREEHOLD_DEBUG_SERIAL': '0'}, 'unnumbered\n')
+case('serial', {'FREEHOLD_MALLOC': 'debug'}, 'unnumbered\n')
+REPORT = r'freehold: (.*\n)+'
+case('traced', {}, '0 frames\n')
+case('traced work', {'FREEHOLD_TRACE': '5'}, '5 frames\nworked\n', REPORT)
+case('traced work', {'FREEHOLD_CONF': 'trace:7,malloc:debug'}, '7 frames\nworked\n', REPORT)
+with tempfile.TemporaryDirectory() as scratch:
+    report = os.path.join(scratch, 'report')
+    case('traced', {'FREEHOLD_CONF': f'trace:1;trace_file:{report}'}, '1 frames\n')
+    count += 1
+    if not os.path.exists(report) or not open(report, encoding='utf-8').read().startswith('freehold: '):
+        failures.append('trace_file')
+        print('FAILED: trace_file')
+case('traced', {'FREEHOLD_TRACE': '0'}, '0 frames\n')
+STATISTICS = r'(?s)(?!freehold: ).{100,}'
+case('work', {'FREEHOLD_MALLOC_STATS': '1'}, 'worked\n', STATISTICS)
+case('work', {'FREEHOLD_CONF': 'malloc_stats:json'}, 'worked\n', r'(?s)\s*\{.*\}\s*')
+case('work', {'FREEHOLD_MALLOC_STATS': ''}, 'worked\n')
+
+# ---- What is said ----
+
+case('name', {'FREEHOLD_MALLOC': 'dbug'}, 'freehold\n', r'freehold: FREEHOLD_MALLOC: `dbug` is not one of .*\n')
+case('name', {'FREEHOLD_MALOC': 'debug'}, 'freehold\n',
+     r'freehold: FREEHOLD_MALOC: there is no such variable; did you mean FREEHOLD_MALLOC\?\n')
+case('name', {'FREEHOLD_CONF': 'malloc:debug,colour:red'}, 'freehold_debug\n',
+     'freehold: FREEHOLD_CONF: there is no option `colour`; try help\n')
+for asking in ({'FREEHOLD_CONF': 'help'}, {'FREEHOLD_MALLOC': 'help'}, {'FREEHOLD_TRACE': 'help'}):
+    case('name', asking, 'freehold\n', r'freehold [0-9.]+: FREEHOLD_<NAME>=value, (.*\n){22,}')
+
+# ---- Without a constructor ----
+
+
+def race(words, variables, out, err=''):
+    check(f'race {words} {variables}', start(RACE, words, variables), out, err)
+
+
+wrong = {'FREEHOLD_DECAY_MS': '77', 'FREEHOLD_ZEBRA': '1'}
+said = 'freehold: FREEHOLD_ZEBRA: there is no such variable; try FREEHOLD_CONF=help\n'
+for _ in range(20):
+    race([], wrong, '77ms\n', said)
+race([], {}, '500ms\n')
+race(['secure'], wrong, '500ms\n')
+race(['default'], {'FREEHOLD_MALLOC': 'debug'}, 'freehold\n')
+
+# ---- With more rights than the user: a copy that root owns and anybody may start as root ----
+
+
+def run_setuid(folder):
+    program = os.path.join(folder, 'program')
+    os.chmod(folder, 0o755)
+    shutil.copy(PROGRAM, program)
+    os.chmod(program, 0o755 | stat.S_ISUID)
+    got = start(program, ['name', 'options'], {'FREEHOLD_MALLOC': 'debug', 'FREEHOLD_ZEBRA': '1'},
+                preexec_fn=lambda: (os.setgid(UNPRIVILEGED), os.setuid(UNPRIVILEGED)))
+    check('setuid', got, 'freehold\nmalloc=default\nobj_mode=default\ntrace=0\ndecay_ms=500ms\nretain_min=4M\n')
+
+
+# The loader ignores run paths of such a program as well, so only a static one starts.
+if os.geteuid() == 0 and 'static' in WAY:
+    with tempfile.TemporaryDirectory() as scratch:
+        if not os.statvfs(scratch).f_flag & os.ST_NOSUID:
+            run_setuid(scratch)
+
+print(f'{WAY}: {count} cases, {len(failures)} failures')
+sys.exit(1 if failures or count == 0 else 0)

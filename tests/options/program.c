@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/* A program as a user may have it, for check.py to start in one environment or another:
+ *
+ *   program WORD...
+ *
+ * prints something for each word, a line each; `twice` ends it, if the debug hooks are on.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <freehold.h>
+#include <freehold/debug.h>
+#include <freehold/gil.h>
+#include <freehold/options.h>
+#include <freehold/trace.h>
+
+/* Blocks of all domains, with their contents checked. */
+static void work(void)
+{
+    char *blocks[1000];
+    for (size_t i = 0; i < 1000; i++) {
+        blocks[i] = i % 2 == 0 ? fh_mem_malloc(i) : fh_obj_calloc(1, i);
+        if (blocks[i] == NULL)
+            exit(3);
+        memset(blocks[i], (int)i, i);
+        blocks[i] = i % 2 == 0 ? fh_mem_realloc(blocks[i], 2 * i) : blocks[i];
+    }
+    for (size_t i = 0; i < 1000; i++) {
+        if (i > 0 && (blocks[i][0] != (char)i || blocks[i][i - 1] != (char)i))
+            exit(4);
+        i % 2 == 0 ? fh_mem_free(blocks[i]) : fh_obj_free(blocks[i]);
+    }
+    puts("worked");
+}
+
+static void owner(void)
+{
+    void *raw = fh_raw_malloc(100);
+    void *obj = fh_obj_malloc(100);
+    printf("raw %s, obj %s\n", fh_owns(raw) ? "owned" : "strange",
+           fh_owns(obj) ? "owned" : "strange");
+    fh_obj_free(obj);
+    fh_raw_free(raw);
+}
+
+static void name(void)
+{
+    const char *text = fh_current_allocator_name();
+    puts(text == NULL ? "none" : text);
+}
+
+static void twice(void)
+{
+    void *volatile block = fh_mem_malloc(10);
+    fflush(stdout);
+    fh_mem_free(block);
+    fh_mem_free(block);
+}
+
+static void lock(void)
+{
+    fh_gil_acquire(fh_gil_builtin());
+}
+
+static void serial(void)
+{
+    fh_obj_free(fh_obj_malloc(1));
+    puts(fh_debug_serial() != 0 ? "numbered" : "unnumbered");
+}
+
+/* In the child, so that each option is told by who did not read it. */
+static void options(void)
+{
+    static const char *const names[] = {"malloc", "obj_mode", "trace", "decay_ms", "retain_min"};
+    int status = 0;
+    fflush(stdout);
+    pid_t child = fork();
+    for (size_t i = 0; child == 0 && i < sizeof names / sizeof names[0]; i++) {
+        char value[64];
+        if (fh_option_get(names[i], value, sizeof value) < 0)
+            _exit(5);
+        printf("%s=%s\n", names[i], value);
+    }
+    if (child == 0)
+        exit(0);
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0)
+        exit(6);
+}
+
+static void traced(void)
+{
+    printf("%d frames\n", fh_trace_is_tracing() ? fh_trace_limit() : 0);
+}
+
+static const struct {
+    const char *word;
+    void (*run)(void);
+} words[] = {{"work", work},     {"owner", owner},     {"name", name},     {"twice", twice},
+             {"serial", serial}, {"options", options}, {"traced", traced}, {"lock", lock}};
+
+static int run(const char *word)
+{
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (strcmp(words[i].word, word) != 0)
+            continue;
+        words[i].run();
+        return 0;
+    }
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    int status = 0;
+    for (int i = 1; i < argc && status == 0; i++)
+        status = run(argv[i]);
+    return status;
+}
