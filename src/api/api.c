@@ -28,7 +28,7 @@ size_t fh_usable_size(const void *block)
     return fh_address_usable_bytes(block);
 }
 
-void fh_thread_flush(void)
+static void drain_own_heap(void)
 {
     struct fh_theap *heap = fh_theap_of_thread();
     if (fh_theap_is_busy(heap))
@@ -36,6 +36,13 @@ void fh_thread_flush(void)
     heap = fh_theap_enter();
     fh_theap_drain(heap);
     fh_theap_leave(heap);
+}
+
+void fh_thread_flush(void)
+{
+    bool was_hidden = fh_theap_show();
+    drain_own_heap();
+    fh_theap_hide(was_hidden);
 }
 
 size_t fh_trim(void)
