@@ -19,13 +19,17 @@ emulator("sets no limits on memory"
     modules[.]stats[.]arenas_outside_the_region_are_counted_and_vacated_ones_are_not
     family[.]operators[.].*[.]new_succeeds_once_its_handler_has_freed_memory)
 emulator("sets no limits, has no seccomp, and starts no other program under itself"
-    family[.]environment[.].*)
+    family[.]environment[.].*
+    family[.]trace[.].*
+    modules[.]options[.]a_process_says_its_problems_once)
 emulator("takes pages that mremap leaves mapped (MREMAP_DONTUNMAP) for unmapped"
     modules[.]os[.]moved_pages_are_there_and_the_old_ones_read_as_zeros
     modules[.]large[.]the_content_of_a_huge_block_moves_without_a_copy
     modules[.]theap[.]resizing_between_any_two_sizes_keeps_the_content
     family[.]blocks[.].*[.]realloc_keeps_contents_.*)
 emulator("is itself most of what /proc says of memory"
+    modules[.]stats[.]arenas_of_classic_heaps_are_resident_as_they_are_used
+    modules[.]stats[.]heaps_of_threads_are_resident_metadata
     family[.]threads[.].*[.]destructors_after_the_librarys_own_allocate_without_growth
     family[.]threads[.].*[.]ten_thousand_threads_leave_no_trace
     family[.]threads[.].*[.]blocks_of_a_thread_that_stopped_for_ever_are_used_again
