@@ -48,6 +48,10 @@ int fh_domain_set_own(fh_domain domain);
 /* Is it the library's own, with nobody's on top? */
 bool fh_domain_is_own(fh_domain domain);
 
+/* The lock that the calling thread must hold to call this allocator of mem or obj, if it is one of
+ * the library's and leads to a gil-assert heap; otherwise NULL. */
+const fh_gil *fh_domain_gil(const fh_allocator *allocator);
+
 /* From now on mem and obj know of heaps. */
 void fh_domain_know_heaps(void);
 

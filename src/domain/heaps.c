@@ -63,6 +63,17 @@ int fh_heap_get_allocator(fh_heap *heap, fh_domain domain, fh_allocator *out)
     return 0;
 }
 
+const fh_gil *fh_domain_gil(const fh_allocator *allocator)
+{
+    const struct fh_heap *heap = NULL;
+    if (allocator->malloc == fh_domain_bottom.malloc)
+        heap = fh_heap_of_thread;
+    else if (allocator->malloc == heap_malloc)
+        heap = allocator->context;
+    bool must_be_held = heap != NULL && heap->mode == FH_OBJ_GIL_ASSERT && fh_domain_defers == 0;
+    return must_be_held && !fh_heap_is_default(heap) ? &heap->gil : NULL;
+}
+
 /* ---- Without the lock -------------------------------------------------------------------------
  */
 

@@ -72,16 +72,22 @@ static bool trim_in(void *context, struct fh_classic *classic)
     return true;
 }
 
-/* If the limit stands against it, arenas without a block go first. */
-static void *take_large(struct fh_heap *heap, size_t bytes, bool zeroed)
+/* Where the limit stands against a large block: arenas without a block go. False if there is no
+ * limit, and so no use in trying again. */
+static bool trim(struct fh_heap *heap)
 {
-    void *block = fh_large_take(heap, bytes, zeroed);
-    if (block != NULL || heap->limit_bytes == 0)
-        return block;
+    if (heap->limit_bytes == 0)
+        return false;
     lock(heap);
     (void)fh_part_each(heap, trim_in, NULL);
     unlock(heap);
-    return fh_large_take(heap, bytes, zeroed);
+    return true;
+}
+
+static void *take_large(struct fh_heap *heap, size_t bytes, bool zeroed)
+{
+    void *block = fh_large_take(heap, bytes, zeroed);
+    return block != NULL || !trim(heap) ? block : fh_large_take(heap, bytes, zeroed);
 }
 
 static void *take_small(struct fh_heap *heap, size_t bytes)
@@ -217,6 +223,8 @@ static void *resize_large(struct fh_large_header *header, size_t bytes)
     if (bytes <= header->heap->threshold_bytes)
         return move(header->heap, block, old_bytes, bytes);
     void *resized = fh_large_resize_block(header, bytes);
+    if (resized == NULL && trim(header->heap))
+        resized = fh_large_resize_block(header, bytes);
     if (resized != NULL)
         return resized;
     return bytes <= old_bytes ? block : no_memory();

@@ -283,9 +283,19 @@ static bool is_no_block(void *context, struct fh_large_header *header)
     return false;
 }
 
+/* In a part that somebody stopped in there may be some. */
+static bool has_busy_part(const struct fh_heap *heap)
+{
+    uint64_t count = fh_load_relaxed_u64(&heap->parts_count); /* nobody else is inside */
+    for (uint64_t index = 0; index < count; index++)
+        if (fh_load_relaxed_u64(&heap->parts[index].busy) != 0) /* the same */
+            return true;
+    return false;
+}
+
 static bool has_blocks(struct fh_heap *heap)
 {
-    return !fh_part_each(heap, is_part_empty, NULL) ||
+    return has_busy_part(heap) || !fh_part_each(heap, is_part_empty, NULL) ||
            !fh_large_each(&heap->large, is_no_block, NULL);
 }
 

@@ -146,7 +146,8 @@ bool fh_large_starts_block(const struct fh_pool *pool, const void *start)
 struct fh_large_header *fh_large_at(const void *address)
 {
     const struct fh_pool *pool = fh_address_pool(address);
-    struct fh_large_header *header = (struct fh_large_header *)(uintptr_t)address - 1;
+    uintptr_t start = (uintptr_t)address - FH_LARGE_HEADER_BYTES;
+    struct fh_large_header *header = (struct fh_large_header *)start;
     bool may_be = pool != NULL && (fh_load_own_u8(&pool->kind) != FH_POOL_BLOCKS ||
                                    fh_load_own_u32(&pool->block_bytes) >= FH_LARGE_BYTES_MIN);
     if (!may_be || !fh_large_starts_block(pool, header))

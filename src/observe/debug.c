@@ -91,8 +91,10 @@ static const struct fh_debug_wrap *wrap_of(fh_domain domain, const fh_allocator 
 static const struct fh_debug_wrap *checked(const void *context, const char *function)
 {
     const struct fh_debug_wrap *wrap = context;
-    if (wrap->domain != FH_DOMAIN_RAW && fh_debug_is_on())
-        fh_debug_check_gil(wrap->domain, function);
+    if (wrap->domain == FH_DOMAIN_RAW || !fh_debug_is_on())
+        return wrap;
+    fh_debug_check_lock(fh_domain_gil(&wrap->wrapped), function);
+    fh_debug_check_gil(wrap->domain, function);
     return wrap;
 }
 

@@ -145,6 +145,9 @@ FH_NORETURN FH_COLD void fh_debug_die_of_letter(const char *function, const char
 FH_NORETURN FH_COLD void fh_debug_die_of_write(const struct fh_debug_wrap *wrap, const char *data,
                                                size_t bytes, const char *at);
 
+/* End the program if this thread does not hold the lock; NULL: none is needed. */
+void fh_debug_check_lock(const fh_gil *gil, const char *function);
+
 /* End the program if somebody checks who holds the interpreter's lock and this thread does not. */
 void fh_debug_check_gil(fh_domain domain, const char *function);
 

@@ -323,14 +323,24 @@ void fh_debug_die_of_write(const struct fh_debug_wrap *wrap, const char *data, s
     end(&text, "_PyMem_DebugRawFree", "written to after it was freed");
 }
 
+static FH_NORETURN FH_COLD void die_without_lock(const char *function)
+{
+    struct text text = {.fd = STDERR_FILENO};
+    end(&text, function, "Python memory allocator called without holding the GIL");
+}
+
+void fh_debug_check_lock(const fh_gil *gil, const char *function)
+{
+    if (FH_UNLIKELY(gil != NULL && !gil->held(gil->ctx)))
+        die_without_lock(function);
+}
+
 void fh_debug_check_gil(fh_domain domain, const char *function)
 {
     /* [debug-plug] acquire: what the record says. */
     const struct gil_check *check = fh_load_acquire_ptr(&gil_checks[domain]);
-    if (FH_LIKELY(check == NULL || check->held(check->context)))
-        return;
-    struct text text = {.fd = STDERR_FILENO};
-    end(&text, function, "Python memory allocator called without holding the GIL");
+    if (FH_UNLIKELY(check != NULL && !check->held(check->context)))
+        die_without_lock(function);
 }
 
 /* ---- The interface ----------------------------------------------------------------------------

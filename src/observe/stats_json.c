@@ -196,7 +196,7 @@ static bool is_debug_hook(const void *context)
 
 static const char *serving(fh_domain domain)
 {
-    if (!fh_domain_is_replaced(domain))
+    if (fh_domain_is_own(domain))
         return "freehold";
     return is_debug_hook(fh_domain_allocator(domain)->context) ? "debug" : "other";
 }

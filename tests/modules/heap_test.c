@@ -723,31 +723,34 @@ struct hook {
     unsigned calls;
 };
 
-static void *hook_malloc(void *context, size_t bytes)
+static struct hook *called(void *context)
 {
     struct hook *hook = context;
-    hook->calls++;
+    __atomic_fetch_add(&hook->calls, 1, __ATOMIC_RELAXED);
+    return hook;
+}
+
+static void *hook_malloc(void *context, size_t bytes)
+{
+    struct hook *hook = called(context);
     return hook->wrapped.malloc(hook->wrapped.context, bytes);
 }
 
 static void *hook_calloc(void *context, size_t count, size_t bytes)
 {
-    struct hook *hook = context;
-    hook->calls++;
+    struct hook *hook = called(context);
     return hook->wrapped.calloc(hook->wrapped.context, count, bytes);
 }
 
 static void *hook_realloc(void *context, void *block, size_t bytes)
 {
-    struct hook *hook = context;
-    hook->calls++;
+    struct hook *hook = called(context);
     return hook->wrapped.realloc(hook->wrapped.context, block, bytes);
 }
 
 static void hook_free(void *context, void *block)
 {
-    struct hook *hook = context;
-    hook->calls++;
+    struct hook *hook = called(context);
     hook->wrapped.free(hook->wrapped.context, block);
 }
 
@@ -781,31 +784,51 @@ TEST(a_wrapper_set_before_the_first_heap_passes_calls_on_to_it)
     end_heap(heap);
 }
 
+/* One thread sets an allocator and takes it away again; all free blocks of a heap meanwhile. */
 static void set_and_restore(unsigned number, void *heap)
 {
-    struct hook hook = {.calls = 0};
-    fh_allocator allocator = {&hook, hook_malloc, hook_calloc, hook_realloc, hook_free};
+    static struct hook hook;
+    const fh_allocator allocator = {&hook, hook_malloc, hook_calloc, hook_realloc, hook_free};
     struct bound bound = at_most(3000);
-    fh_get_allocator(FH_DOMAIN_OBJ, &hook.wrapped);
-    hook.wrapped = fh_domain_bottom;
+    if (number == 0)
+        hook.wrapped = fh_domain_bottom;
     while (more(&bound)) {
-        void *block = fh_heap_malloc(heap, FH_DOMAIN_OBJ, 40);
         if (number == 0)
             CHECK(fh_set_allocator(FH_DOMAIN_OBJ, &allocator) == 0);
-        fh_obj_free(block); /* not through anything that does not know of heaps */
+        fh_obj_free(take(heap, 40));
         if (number == 0)
-            CHECK(fh_set_allocator(FH_DOMAIN_OBJ, &hook.wrapped) == 0);
+            CHECK(fh_set_allocator(FH_DOMAIN_OBJ, &fh_domain_bottom) == 0);
     }
-    CHECK(fh_set_allocator(FH_DOMAIN_OBJ, &hook.wrapped) == 0);
+}
+
+/* A thread has set an allocator before the first heap, and takes it away just after it was made. */
+static void restore_then_free(unsigned number, void *unused)
+{
+    (void)unused;
+    if (number == 0) {
+        CHECK(fh_set_allocator(FH_DOMAIN_OBJ, &fh_domain_bottom) == 0);
+        return;
+    }
+    fh_heap *heap = heap_of_mode(FH_OBJ_FREE);
+    for (unsigned i = 0; i < 100; i++)
+        fh_obj_free(take(heap, 40));
+    end_heap(heap);
+}
+
+static void race_with_first_heap(void)
+{
+    static struct hook hook;
+    wrap(FH_DOMAIN_OBJ, &hook);
+    hook.wrapped = fh_domain_bottom;
+    together(2, restore_then_free, NULL);
 }
 
 TEST(no_thread_finds_a_domain_that_has_forgotten_its_heaps)
 {
+    for (unsigned i = 0; i < 30; i++)
+        in_child(race_with_first_heap);
     fh_heap *heap = heap_of_mode(FH_OBJ_FREE);
-    struct bound bound = at_most(3000);
-    set_and_restore(0, heap);
-    (void)bound;
-    together(1, set_and_restore, heap);
+    together(3, set_and_restore, heap);
     end_heap(heap);
 }
 
@@ -1088,7 +1111,6 @@ TEST(as_many_empty_arenas_stay_as_were_wanted)
 
 TEST(unmap_gives_the_pages_back_first)
 {
-    struct source source = {.limit = FOREVER};
     fh_heap_config config = small_config(FH_OBJ_GIL_ASSERT);
     config.arena_policy = FH_ARENA_UNMAP;
     config.spare_arenas = FH_SPARE_ARENAS_NONE;
@@ -1100,7 +1122,6 @@ TEST(unmap_gives_the_pages_back_first)
     int result = mincore(page, fh_os_page_bytes(), vector);
     CHECK(result != 0 || MODULES_SHADOWED || (vector[0] & 1) == 0);
     end_heap(heap);
-    (void)source;
 }
 
 static void wait_ms(long ms)
@@ -1621,6 +1642,8 @@ TEST(a_heap_that_somebody_stopped_in_can_be_destroyed)
     fh_heap *heap = heap_of_mode(FH_OBJ_FREE);
     void *block = take(heap, 40);
     CHECK(fh_part_enter(heap) != NULL);
+    errno = 0;
+    CHECK(fh_heap_destroy(heap, 0) == -1 && errno == EBUSY);
     CHECK(fh_heap_destroy(heap, FH_DESTROY_FORCE) == 0);
     fh_heap *next = heap_of_mode(FH_OBJ_FREE);
     CHECK(next != heap && fh_heap_of(block) == heap); /* not known to be free */
@@ -1864,8 +1887,10 @@ static void use_hooks(fh_heap_config config)
     for (unsigned i = 0; i < MODES; i++) {
         config.mode = modes[i];
         fh_heap *heap = new_heap(&config);
+        fh_gil_acquire(fh_gil_builtin()); /* the hooks look */
         use_under_hooks(heap);
         use_bare_under_hooks(heap);
+        fh_gil_release(fh_gil_builtin());
         end_heap(heap);
     }
 }
@@ -1894,34 +1919,65 @@ TEST(hooks_after_the_first_heap)
     (void)fh_heap_set_current(heap);
     void *before = fh_obj_malloc(50);
     CHECK(fh_debug_setup() == 0);
+    fh_gil_acquire(fh_gil_builtin());
     fh_obj_free(before); /* as what it is */
+    fh_gil_release(fh_gil_builtin());
     use_hooks_of_each_kind();
     CHECK(fh_debug_teardown() == 0);
     end_heap(heap);
 }
 
-static void overflow(void *unused)
+static void overflow(void)
 {
-    (void)unused;
+    fh_gil_acquire(fh_gil_builtin());
     char *block = fh_obj_malloc(20);
     block[20] = 1;
     fh_obj_free(block);
 }
 
-TEST(hooks_see_what_is_written_beyond_a_heaps_block)
+static void call_without_lock(void)
 {
+    fh_obj_free(fh_obj_malloc(20));
+}
+
+static void call_allocator_without_lock(void)
+{
+    fh_allocator allocator;
+    CHECK(fh_set_allocator(FH_DOMAIN_OBJ, &fh_domain_bottom) == 0);
+    CHECK(fh_heap_get_allocator(fh_heap_current(), FH_DOMAIN_OBJ, &allocator) == 0);
+    (void)fh_heap_set_current(NULL);
+    CHECK(fh_set_allocator(FH_DOMAIN_OBJ, &allocator) == 0 && fh_debug_setup() == 0);
+    call_without_lock();
+}
+
+/* In a child, under the hooks, with a gil-assert heap as the current one. */
+static void check_named(void (*run)(void), const char *what)
+{
+    static char text[65536];
     fh_heap *heap = heap_of_mode(FH_OBJ_GIL_ASSERT);
+    int fd = new_file();
     CHECK(fh_debug_setup() == 0);
     (void)fh_heap_set_current(heap);
     pid_t child = fork();
     if (child == 0) {
-        CHECK(freopen("/dev/null", "w", stderr) != NULL);
-        overflow(NULL);
+        CHECK(dup2(fd, STDERR_FILENO) == STDERR_FILENO);
+        run();
         _exit(0);
     }
     int status = 0;
     CHECK(waitpid(child, &status, 0) == child);
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
-    (void)fh_heap_set_current(NULL);
+    CHECK(read_back(fd, text, sizeof text) > 0 && strstr(text, what) != NULL);
     end_heap(heap);
+}
+
+TEST(hooks_see_what_is_written_beyond_a_heaps_block)
+{
+    check_named(overflow, "bad trailing pad byte");
+}
+
+TEST(hooks_see_a_call_without_the_lock_of_the_heap)
+{
+    check_named(call_without_lock, "called without holding the GIL");
+    check_named(call_allocator_without_lock, "called without holding the GIL");
 }
