@@ -30,9 +30,8 @@ extern "C" {
  * Memory with CPython's contracts (PyMem_RawMalloc, PyMem_Malloc, PyObject_Malloc and their
  * families). A domain says what a block is for: raw for anything, mem for buffers, obj for objects.
  * As long as nobody sets an allocator, all three are the same lock-free memory. A block goes back
- * through the domain that it came from. Every block is aligned to 16, or as its heap
- * (freehold/heap.h) says. A failure is NULL with errno
- * ENOMEM; nothing else changes.
+ * through the domain that it came from. Every block is aligned to 16, or as its heap says
+ * (freehold/heap.h). A failure is NULL with errno ENOMEM; nothing else changes.
  */
 
 typedef enum fh_domain { FH_DOMAIN_RAW = 0, FH_DOMAIN_MEM = 1, FH_DOMAIN_OBJ = 2 } fh_domain;
