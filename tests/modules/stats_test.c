@@ -894,9 +894,9 @@ static void read_or_allocate(unsigned number, void *shared)
             struct fh_sums sums = fh_stats_sum();
             CHECK(sums.allocated_bytes <= sums.mapped_bytes && sums.heap_count <= 8);
             check_parts(&sums);
-            size_t blocks = fh_allocated_blocks();
+            size_t live_blocks = fh_allocated_blocks();
             sums = fh_stats_sum(); /* nothing is unmapped here, but more may have been mapped */
-            CHECK(blocks <= sums.mapped_bytes / FH_BLOCK_ALIGN_BYTES);
+            CHECK(live_blocks <= sums.mapped_bytes / FH_BLOCK_ALIGN_BYTES);
         }
         return;
     }
