@@ -40,9 +40,8 @@ clang     -      built with clang: the module and family tests
 tests     build  modules, malloc family, package, and all else that the build has tests of
 thread    -      the module tests under ThreadSanitizer
 address   -      the module tests under AddressSanitizer
-undefined -      the module tests under UndefinedBehaviorSanitizer
+undefined -      the module tests under UndefinedBehaviorSanitizer; as with all of these, on C11 atomics
 tiny      -      the module tests with tiny pools and arenas
-c11       -      the module tests on C11 atomics
 points    -      the module tests, interrupted at each atomic operation
 library   build  imports, exports, instructions, TLS and system calls of the release libraries
 headers   -      each header alone; the public one as C and C++ with all warnings
@@ -144,7 +143,6 @@ stage_thread() { modules thread -DFH_SANITIZE=thread; }
 stage_address() { modules address -DFH_SANITIZE=address; }
 stage_undefined() { modules undefined -DFH_SANITIZE=undefined; }
 stage_tiny() { modules tiny -DFH_GEOMETRY=tiny; }
-stage_c11() { modules c11 -DFH_ATOMICS=c11; }
 stage_points() { modules points -DFH_ATOMICS=sched; }
 
 # ---- Another processor -------------------------------------------------------------------------
