@@ -64,8 +64,17 @@ static bool is_aligned(const struct fh_debug_wrap *wrap, const char *data)
     return wrap->is_own && (uintptr_t)data % fh_address_alignment(data) == 0;
 }
 
+/* There a pool begins, or one of a heap of one's own: with a block of the allocator's or a header,
+ * and never with what the hooks hand out. What stands before it is none of this block's. */
+static bool begins_a_pool(const char *data)
+{
+    return (uintptr_t)data % FH_POOL_BYTES == 0;
+}
+
 static bool is_good(const struct fh_debug_wrap *wrap, const char *data)
 {
+    if (FH_UNLIKELY(wrap->is_own && begins_a_pool(data)))
+        return false;
     const char *head = data - FH_DEBUG_HEAD;
     size_t readable = fh_debug_readable_bytes(wrap, head);
     size_t extra = fh_debug_extra_bytes();
