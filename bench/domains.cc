@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 // The domains of libfreehold against CPython's own allocator and against locks:
 //
-//     build/bench/freehold-domains [Google Benchmark's options]
+//     build/bench/freehold-domains [--python-hooks] [Google Benchmark's options]
 //
 // Requests are mixed as a real interpreter makes them (object domain of CPython 3.13 that parses,
 // compresses and hashes: 3.5 million requests, a seventh of them realloc, 96.6 % of at most 512
 // bytes), and a few thousand blocks live at a time. Who takes part is in candidates(); rounds take
 // turns, and at the end comes a table of medians and of what they are divided by python's with as
-// many threads. Without libpython3.11 its rows are left out, and ratios are to "mutex around a
-// gil-assert heap".
+// many threads. With --python-hooks python's are those under CPython's own debug hooks, which
+// cannot be taken away again. Without libpython3.11 its rows are left out, and ratios are to "mutex
+// around a gil-assert heap".
 #include <benchmark/benchmark.h>
 #include <dlfcn.h>
 
@@ -250,9 +251,37 @@ std::vector<Candidate> candidates()
     const std::vector<int> one = {1}, several = {1, 2, 16};
     auto current = [] { (void)fh_heap_set_current(assert_heap); };
     auto none = [] { (void)fh_heap_set_current(nullptr); };
-    auto trace = [] { (void)fh_trace_start(1); };
-    auto hooks = [] { (void)fh_debug_setup(); };
-    auto unhook = [] { (void)fh_debug_teardown(); };
+    // Hooks that are off still pass calls on, so what the domain had before is put back.
+    static fh_allocator before;
+    auto remember = [] { fh_get_allocator(FH_DOMAIN_OBJ, &before); };
+    auto restore = [] { (void)fh_set_allocator(FH_DOMAIN_OBJ, &before); };
+    auto trace = [=] {
+        remember();
+        (void)fh_trace_start(1);
+    };
+    auto untrace = [=] {
+        fh_trace_stop();
+        restore();
+    };
+    auto hooks = [=] {
+        remember();
+        (void)fh_debug_setup();
+    };
+    auto quarantine = [](std::size_t bytes) {
+        fh_debug_config config = {};
+        config.struct_bytes = sizeof config;
+        config.quarantine_bytes = bytes;
+        (void)fh_debug_configure(&config);
+    };
+    auto hooks_alone = [=] {
+        quarantine(0);
+        hooks();
+    };
+    auto unhook = [=] {
+        quarantine(1 << 20);
+        (void)fh_debug_teardown();
+        restore();
+    };
     std::vector<Candidate> all = {
         {"free, no heap", mix<OfDomain>, several, nothing, nothing},
         {"free heap", mix<OfHeap<&free_heap>>, several, nothing, nothing},
@@ -261,7 +290,8 @@ std::vector<Candidate> candidates()
         {"gil-lock heap", mix<OfHeap<&lock_heap>>, several, nothing, nothing},
         {"mutex, gil-assert heap", mix<UnderMutex<OfHeap<&assert_heap>>>, several, nothing,
          nothing},
-        {"free, traced, 1 frame", mix<OfDomain>, one, trace, fh_trace_stop},
+        {"free, traced, 1 frame", mix<OfDomain>, one, trace, untrace},
+        {"free, hooks, no quarantine", mix<OfDomain>, one, hooks_alone, unhook},
         {"free, hooks", mix<OfDomain>, one, hooks, unhook},
     };
     if (python.malloc != nullptr) {
@@ -311,14 +341,14 @@ void print_row(const Times &times, const std::string &name, int threads)
                                  : "mutex, gil-assert heap/" + std::to_string(threads);
     double middle = median(found->second);
     auto ends = std::minmax_element(found->second.begin(), found->second.end());
-    std::printf("| %-25s | %7d | %8.1f | %6.1f to %6.1f | %6.2f |\n", name.c_str(), threads, middle,
+    std::printf("| %-26s | %7d | %8.1f | %6.1f to %6.1f | %6.2f |\n", name.c_str(), threads, middle,
                 *ends.first, *ends.second, middle / median(times.at(base)));
 }
 
 void print_table(const Times &times, const std::vector<Candidate> &all)
 {
     std::printf(
-        "\n| %-25s | threads | ns each |     least, most | ratio |\n|---|--:|--:|--:|--:|\n",
+        "\n| %-26s | threads | ns each |     least, most | ratio |\n|---|--:|--:|--:|--:|\n",
         "who serves");
     for (int threads : {1, 2, 16})
         for (const Candidate &candidate : all)
@@ -348,6 +378,8 @@ void run_round(const std::vector<Candidate> &all, Collector &collector)
 int main(int argc, char **argv)
 {
     benchmark::Initialize(&argc, argv);
+    if (argc > 1 && std::strcmp(argv[1], "--python-hooks") == 0 && python.setup_debug != nullptr)
+        python.setup_debug();
     assert_heap = make(FH_OBJ_GIL_ASSERT);
     lock_heap = make(FH_OBJ_GIL_LOCK);
     free_heap = make(FH_OBJ_FREE);
