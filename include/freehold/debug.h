@@ -18,7 +18,8 @@
  * A freed block is held back for a while (the quarantine), so that a second free finds it marked,
  * and a write after the free is found when it leaves. realloc moves each block small enough for
  * that, so that the old address is dead. A pointer to memory that is not Freehold's is named
- * without being read. The last two hold where the hooks wrap Freehold's own memory.
+ * without being read. The last two hold where the hooks wrap Freehold's own memory. Blocks leave by
+ * any thread's call: those of a gil-assert or gil-lock heap as by fh_obj_free_deferred().
  *
  * fh_usable_size() sees the block with all that is around it: of a block made under the hooks, the
  * caller may use only the bytes asked for.

@@ -98,6 +98,9 @@ typedef struct fh_heap_config {
     int64_t decay_ms; /* a spare arena goes back once it was empty for so long, when the heap looks:
                          0 and -1 never. It looks when a pool is taken or becomes empty, and on
                          fh_heap_drain() */
+    /* Limits. A call of a free heap that reaches one looks for memory in all parts; it is refused
+     * although there is some if that is in parts whose callers do not get on meanwhile, as when
+     * they have no processor. */
     size_t arenas_max;        /* arenas at once; 0: no limit (CPython's WITH_MEMORY_LIMITS) */
     size_t limit_bytes;       /* arenas and large blocks together; 0: no limit */
     fh_arena_allocator arena; /* zero: what fh_set_arena_allocator() said */
@@ -113,7 +116,9 @@ enum { FH_DESTROY_FORCE = 1 };
  * or -1: EBUSY, and nothing is changed, while blocks live unless `flags` has FH_DESTROY_FORCE;
  * EINVAL for the default heap and unknown flags. A part in which a thread stopped for ever is left
  * as it is. No other thread may use the heap or its blocks, or have it as its
- * current one; the calling thread's current heap is the default again if it was this one. */
+ * current one; the calling thread's current heap is the default again if it was this one. Under the
+ * debug hooks what is in quarantine of it goes first, and no other thread may be inside of a free,
+ * which may let go of anybody's blocks. */
 FH_API int fh_heap_destroy(fh_heap *heap, unsigned flags);
 
 /** What all threads use that have set nothing else. It is always there: no configuration, no lock,
@@ -173,7 +178,8 @@ FH_API int fh_heap_visit_blocks(fh_heap *heap,
                                 void *context);
 
 /** Look at all that must hold of the heap's memory, and write a line to the file descriptor for
- * each thing that does not. Returns how many that were. */
+ * each thing that does not. Returns how many that were. Parts of a free heap that a thread stopped
+ * in, or that were busy when the process was forked, are left out. */
 FH_API int fh_heap_check(fh_heap *heap, int fd);
 
 /** Exact when the rule above is kept. in_use + available + free_pools + headers + quantization +

@@ -39,6 +39,11 @@ FH_API int fh_setup_allocators(const char *name);
  * or "gil_debug"; NULL for anything else, so while memory is traced, too. */
 FH_API const char *fh_current_allocator_name(void);
 
+/** What the library's constructor does, once: take the environment's options into account. Programs
+ * need not call it; who links an archive by hand names it to the linker, -Wl,--undefined=fh_start.
+ */
+FH_API void fh_start(void);
+
 /** The value of an option as the environment set it, or its default: "decay_ms" has "500ms".
  * Writes at most `bytes` to `out`, with the final 0. Returns how long the whole text is without it,
  * as snprintf(); -1 with EINVAL if there is no such option. */

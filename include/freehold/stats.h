@@ -52,13 +52,14 @@ FH_API int fh_malloc_stats(int fd);
  *   heaps     of the default heap (large blocks of others are its blocks, too) and of each made
  *             by fh_heap_create(): name ("default", "heap"), address, mode, live small blocks and
  *             the bytes in them, arenas' bytes, large blocks and their bytes. null for what this
- *             thread cannot know: in the gil modes all, unless it holds the lock; of a free heap
+ *             thread cannot know: in the gil modes all, unless it holds the lock, and also in a
+ *             handler that interrupted a call which takes or gives back a pool; of a free heap
  *             large blocks, and what is in parts that other threads are in is left out
  *   domains   of raw, mem and obj: name, the allocator that serves it ("freehold", "debug" for the
  *             debug hooks, "other"), and its blocks and bytes: null, since domains share one memory
  *
  * Keys stay what they are; later versions may add some. All numbers are integers, bytes as bytes.
- * No other thread may destroy a heap of a gil mode meanwhile.
+ * No other thread may destroy a heap meanwhile, of whichever mode.
  * Returns 0, or -1 with write()'s errno. */
 FH_API int fh_stats_json(int fd);
 

@@ -7,11 +7,16 @@
  *
  * Any thread may call everything here at any time, unless a comment says otherwise, and none waits
  * for another. Starting and stopping go through fh_set_allocator() and are for one thread at a
- * time; what is traced while that happens may be either. A block is traced under the number of its
- * domain (fh_domain: 0, 1, 2); other numbers are the program's own. A block for whose trace no
- * memory is left is not traced; the call that makes it does not fail for that. Nor is one that a
- * signal handler makes when it interrupts a traced call. As with any allocator that is set,
- * fh_aligned_alloc() of more than 16 fails with EINVAL while tracing is on.
+ * time; what is traced while that happens may be either. Native frames are the one exception to
+ * "none waits": with FREEHOLD_TRACE=2 or more the compiler's run-time library unwinds, and in a
+ * program that registers unwind tables as it runs (__register_frame(), as compilers of code in
+ * memory do) libgcc before 13 takes a lock for each look-up, and sorts the tables under it with
+ * malloc: a traced call may then wait for another thread, or for ever. FREEHOLD_TRACE=1 unwinds
+ * nothing. A block is traced under the number of its domain (fh_domain: 0, 1, 2); other numbers are
+ * the program's own. A block for whose trace no memory is left is not traced; the call that makes
+ * it does not fail for that. Nor is one that a signal handler makes when it interrupts a traced
+ * call. As with any allocator that is set, fh_aligned_alloc() of more than 16 fails with EINVAL
+ * while tracing is on.
  */
 #ifndef FREEHOLD_TRACE_H
 #define FREEHOLD_TRACE_H
@@ -98,8 +103,8 @@ FH_API void fh_trace_touch(const void *block);
 typedef size_t (*fh_frames_function)(void *context, fh_frame *out, size_t max, size_t *total);
 
 /** Ask `function` for frames from now on; NULL for the native ones, as at first: the caller's
- * address and what is found by following frame pointers. Returns 0, or -1 with ENOMEM. Each call
- * takes 16 bytes for ever. */
+ * address and what is found by following frame pointers, or with FREEHOLD_TRACE the unwinder.
+ * Returns 0, or -1 with ENOMEM. Each call takes 16 bytes for ever. */
 FH_API int fh_trace_set_frames(fh_frames_function function, void *context);
 
 /* ---- Snapshots -------------------------------------------------------------------------------

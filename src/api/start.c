@@ -10,14 +10,18 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "atomic.h"
 #include "config.h"
 #include "freehold/debug.h"
+#include "freehold/options.h"
 #include "purge.h"
 #include "setup.h"
 #include "stats.h"
 #include "trace_report.h"
 
-void fh_start(void);
+/* Exported, for one reason: where the program is linked with one of the shared libraries and the
+ * other is preloaded, both call the one whose functions the program uses, and it starts once. */
+static uint32_t is_started;
 
 static uint64_t number(const struct fh_options *options, enum fh_option option)
 {
@@ -85,6 +89,9 @@ static void start_statistics(const struct fh_options *options)
 __attribute__((constructor(101))) void fh_start(void)
 {
     int saved_errno = errno;
+    if (fh_load_relaxed_u32(&is_started)) /* relaxed: the loader calls constructors in turn */
+        return;
+    fh_store_relaxed_u32(&is_started, 1);
     const struct fh_options *options = fh_options_get();
     configure_purge(options);
     configure_debug(options);

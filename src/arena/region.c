@@ -4,12 +4,15 @@
 #include "bits.h"
 #include "os.h"
 
-uint64_t fh_region_base = (uint64_t)1 << 63; /* far from all blocks, and from NULL */
+/* As bases far from all blocks, and from NULL. */
+#define NO_BASE      ((uint64_t)1 << 63)
+#define WATCHED_BASE (NO_BASE + 1)
+
+uint64_t fh_region_base = NO_BASE;
 uint64_t fh_region_bytes;
 void *fh_region_descriptors;
 
-static void *published;     /* struct fh_region * */
-static uint64_t is_watched; /* 1: the fast paths are not to know the region */
+static void *published; /* struct fh_region * */
 
 /* Where the parts of a reservation lie, as offsets from its start. */
 struct layout {
@@ -126,25 +129,28 @@ static struct fh_region *create(size_t *total_bytes)
     return NULL;
 }
 
-/* Any number of threads may do this at once: they all write the same. [region] release: the copies
- * are settled before this thread hands out a block. Descriptors and base come before the size that
- * makes them count. */
+/* Any number of threads may do this at once: they all write the same, and whoever is late, after
+ * the region came to be watched, writes nothing. [region] release: the copies are settled before
+ * this thread hands out a block. Descriptors and base come before the size that makes them count.
+ */
 static struct fh_region *copy_for_fast_path(struct fh_region *region)
 {
     bool is_missing = fh_load_acquire_u64(&fh_region_bytes) == 0; /* [region] acquire: see below */
-    if (FH_UNLIKELY(is_missing && !fh_load_own_u64(&is_watched))) {
+    if (FH_UNLIKELY(is_missing)) {
+        uint64_t no_base = NO_BASE, no_bytes = 0;
         fh_store_relaxed_ptr(&fh_region_descriptors, region->descriptors);
-        fh_store_relaxed_u64(&fh_region_base, region->base);
-        fh_store_release_u64(&fh_region_bytes, region->bytes);
+        (void)fh_cas_relaxed_u64(&fh_region_base, &no_base, region->base);
+        (void)fh_cas_release_u64(&fh_region_bytes, &no_bytes, region->bytes);
     }
     return region;
 }
 
-/* Relaxed: who still sees the region is right as well. */
+/* One byte where no block is: not 0, which would be filled in. Relaxed: who still sees the region
+ * is right as well. */
 void fh_region_watch(void)
 {
-    fh_store_own_u64(&is_watched, 1);
-    fh_store_relaxed_u64(&fh_region_bytes, 0);
+    fh_store_relaxed_u64(&fh_region_base, WATCHED_BASE);
+    fh_store_relaxed_u64(&fh_region_bytes, 1);
 }
 
 struct fh_region *fh_region_peek(void)

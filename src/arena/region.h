@@ -88,8 +88,8 @@ extern void *fh_region_descriptors FH_HIDDEN;
 /* The region, made now if there is none; NULL if the system refuses even a small one. */
 struct fh_region *fh_region_get(void);
 
-/* From now on the copies above stay as without a region, so that every free takes the slow path. To
- * be called before there are threads. */
+/* From now on the copies above name no block, so that every free takes the slow path; those that
+ * other threads have begun by then may not. */
 void fh_region_watch(void);
 
 /* The region if there is one. */

@@ -12,6 +12,20 @@
 
 enum { HEADER_BYTES = sizeof(struct fh_classic_pool) };
 
+/* A handler that interrupts the holder here must not look into the heap. */
+
+static void begin_change(struct fh_classic *heap)
+{
+    heap->changes++;
+    FH_SIGNAL_FENCE();
+}
+
+static void end_change(struct fh_classic *heap)
+{
+    FH_SIGNAL_FENCE();
+    heap->changes--;
+}
+
 /* ---- Taking -----------------------------------------------------------------------------------
  */
 
@@ -72,13 +86,13 @@ static struct fh_classic_pool *next_pool(struct fh_classic *heap, size_t slot)
 void *fh_classic_malloc_slow(struct fh_classic *heap, size_t slot)
 {
     struct fh_classic_pool *pool = heap->used[slot];
+    begin_change(heap);
     if (pool == &heap->none)
         pool = next_pool(heap, slot);
-    if (pool == NULL)
-        return NULL;
-    if (pool->free_list == FH_CLASSIC_MORE)
+    if (pool != NULL && pool->free_list == FH_CLASSIC_MORE)
         pool->free_list = carve(pool);
-    return fh_classic_take_first(heap, pool, slot);
+    end_change(heap);
+    return pool == NULL ? NULL : fh_classic_take_first(heap, pool, slot);
 }
 
 /* ---- Freeing ----------------------------------------------------------------------------------
@@ -104,8 +118,10 @@ static void unlink_used(struct fh_classic *heap, struct fh_classic_pool *pool)
 
 void fh_classic_is_empty(struct fh_classic *heap, struct fh_classic_pool *pool)
 {
+    begin_change(heap);
     unlink_used(heap, pool);
     fh_usable_give(heap, pool);
+    end_change(heap);
 }
 
 void fh_classic_defer(struct fh_classic *heap, void *memory)
@@ -160,7 +176,8 @@ size_t fh_classic_deferred_count(const struct fh_classic *heap)
 
 size_t fh_classic_usable_bytes(const struct fh_classic *heap, const void *block)
 {
-    return fh_classic_owns(heap, block) ? fh_classic_pool_of(heap, block)->block_bytes : 0;
+    const struct fh_classic_pool *pool = fh_classic_find_pool(heap, block);
+    return pool == NULL ? 0 : pool->block_bytes;
 }
 
 enum fh_classic_outcome fh_classic_realloc(struct fh_classic *heap, void **block, size_t bytes)
@@ -249,12 +266,16 @@ bool fh_classic_is_unused(const struct fh_classic *heap)
 
 void fh_classic_decay(struct fh_classic *heap)
 {
+    begin_change(heap);
     fh_usable_decay(heap);
+    end_change(heap);
 }
 
 void fh_classic_trim(struct fh_classic *heap)
 {
+    begin_change(heap);
     fh_usable_release_empty(heap);
+    end_change(heap);
 }
 
 void fh_classic_destroy(struct fh_classic *heap)

@@ -114,6 +114,7 @@ struct fh_classic {
     uint64_t arenas_total; /* ever had */
     uint32_t arenas_highwater;
     uint32_t looked_ms; /* when spare arenas were last looked at, if they decay */
+    uint32_t changes;   /* calls that arenas and pools are being changed by, one inside another */
     struct fh_classic_arena *last_with[FH_CLASSIC_POOLS_MAX + 1];
 
     struct fh_classic_config config;
@@ -196,6 +197,11 @@ FH_ALWAYS_INLINE struct fh_classic_pool *fh_classic_pool_of(const struct fh_clas
     return (struct fh_classic_pool *)((uintptr_t)block & heap->pool_mask);
 }
 
+/* The pool that holds any address; NULL outside the heap's pools, and where an arena that is not
+ * aligned begins or ends with a part of one. Reads nothing there. */
+const struct fh_classic_pool *fh_classic_find_pool(const struct fh_classic *heap,
+                                                   const void *address);
+
 bool fh_classic_free_slow(struct fh_classic *heap, void *memory);
 void fh_classic_is_empty(struct fh_classic *heap, struct fh_classic_pool *pool);
 
@@ -265,6 +271,13 @@ FH_ALWAYS_INLINE void fh_classic_drain_if_any(struct fh_classic *heap)
 
 /* By the holder: how many blocks are on it. */
 size_t fh_classic_deferred_count(const struct fh_classic *heap);
+
+/* By the holder, in a handler: did it interrupt a call in which arenas or pools change? Otherwise
+ * they can be looked at. */
+FH_ALWAYS_INLINE bool fh_classic_is_changing(const struct fh_classic *heap)
+{
+    return heap->changes != 0;
+}
 
 /* By the holder: is there no live block? In time proportional to its arenas. */
 bool fh_classic_is_unused(const struct fh_classic *heap);

@@ -31,4 +31,8 @@ void fh_map_remove(uintptr_t start, size_t bytes);
 /* Whose is it? NULL: nobody's. Never reads what is at `address`. */
 struct fh_classic *fh_map_find(uintptr_t address);
 
+/* Does one arena of this heap hold all of a range? A power of two of bytes that is aligned to it,
+ * at most 256 KiB. Never reads what is there. */
+bool fh_map_has_all(uintptr_t start, size_t bytes, const struct fh_classic *heap);
+
 #endif

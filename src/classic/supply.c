@@ -171,6 +171,16 @@ bool fh_classic_owns(const struct fh_classic *heap, const void *address)
                                                       : fh_map_find((uintptr_t)address));
 }
 
+const struct fh_classic_pool *fh_classic_find_pool(const struct fh_classic *heap,
+                                                   const void *address)
+{
+    const struct fh_classic_pool *pool = fh_classic_pool_of(heap, address);
+    bool is_there = heap->config.source.alloc == NULL
+                        ? heap == find_in_region((uintptr_t)address)
+                        : fh_map_has_all((uintptr_t)pool, heap->config.pool_bytes, heap);
+    return is_there ? pool : NULL;
+}
+
 struct fh_classic *fh_classic_of(const void *address)
 {
     struct fh_classic *heap = find_in_region((uintptr_t)address);

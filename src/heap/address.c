@@ -56,9 +56,9 @@ bool fh_address_is_known(const void *address)
 
 static bool is_small_block(const struct fh_classic *classic, const void *address)
 {
-    const struct fh_classic_pool *pool = fh_classic_pool_of(classic, address);
+    const struct fh_classic_pool *pool = fh_classic_find_pool(classic, address);
     size_t offset = (uintptr_t)address - (uintptr_t)pool - sizeof *pool;
-    return pool->block_bytes != 0 && offset < classic->config.pool_bytes &&
+    return pool != NULL && pool->block_bytes != 0 && offset < classic->config.pool_bytes &&
            offset % pool->block_bytes == 0;
 }
 

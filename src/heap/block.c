@@ -12,16 +12,24 @@ static void *no_memory(void)
     return NULL;
 }
 
+/* A lock that the caller brought may change errno, which a free must not. */
+
 static void lock(const struct fh_heap *heap)
 {
-    if (heap->mode == FH_OBJ_GIL_LOCK)
-        fh_gil_acquire(&heap->gil);
+    if (heap->mode != FH_OBJ_GIL_LOCK)
+        return;
+    int saved_errno = errno;
+    fh_gil_acquire(&heap->gil);
+    errno = saved_errno;
 }
 
 static void unlock(const struct fh_heap *heap)
 {
-    if (heap->mode == FH_OBJ_GIL_LOCK)
-        fh_gil_release(&heap->gil);
+    if (heap->mode != FH_OBJ_GIL_LOCK)
+        return;
+    int saved_errno = errno;
+    fh_gil_release(&heap->gil);
+    errno = saved_errno;
 }
 
 /* ---- Taking -----------------------------------------------------------------------------------
@@ -49,7 +57,7 @@ static void *take_free(struct fh_heap *heap, size_t bytes)
         fh_part_leave(part);
     }
     if (FH_UNLIKELY(request.block == NULL))
-        (void)fh_part_each(heap, take_in, &request);
+        (void)fh_part_each_again(heap, take_in, &request);
     return request.block;
 }
 
@@ -64,30 +72,45 @@ static void *take_holding(struct fh_heap *heap, size_t bytes)
     return block;
 }
 
-static bool trim_in(void *context, struct fh_classic *classic)
+struct large_request {
+    struct fh_heap *heap;
+    struct fh_large_header *header; /* to be resized; NULL: a new one */
+    size_t bytes;
+    bool zeroed;
+    void *block;
+};
+
+static bool take_or_resize(struct large_request *request)
 {
-    (void)context;
-    (void)fh_classic_drain(classic);
-    fh_classic_trim(classic);
-    return true;
+    request->block = request->header == NULL
+                         ? fh_large_take(request->heap, request->bytes, request->zeroed)
+                         : fh_large_resize_block(request->header, request->bytes);
+    return request->block != NULL;
 }
 
-/* Where the limit stands against a large block: arenas without a block go. False if there is no
- * limit, and so no use in trying again. */
-static bool trim(struct fh_heap *heap)
+static bool trim_in(void *context, struct fh_classic *classic)
 {
-    if (heap->limit_bytes == 0)
-        return false;
+    (void)fh_classic_drain(classic);
+    fh_classic_trim(classic);
+    return !take_or_resize(context);
+}
+
+/* Where the limit stands against a large block, arenas without a block go. */
+static void *serve_large(struct large_request *request)
+{
+    struct fh_heap *heap = request->heap;
+    if (take_or_resize(request) || heap->limit_bytes == 0)
+        return request->block;
     lock(heap);
-    (void)fh_part_each(heap, trim_in, NULL);
+    (void)fh_part_each_again(heap, trim_in, request);
     unlock(heap);
-    return true;
+    return request->block;
 }
 
 static void *take_large(struct fh_heap *heap, size_t bytes, bool zeroed)
 {
-    void *block = fh_large_take(heap, bytes, zeroed);
-    return block != NULL || !trim(heap) ? block : fh_large_take(heap, bytes, zeroed);
+    struct large_request request = {.heap = heap, .bytes = bytes, .zeroed = zeroed};
+    return serve_large(&request);
 }
 
 static void *take_small(struct fh_heap *heap, size_t bytes)
@@ -222,9 +245,8 @@ static void *resize_large(struct fh_large_header *header, size_t bytes)
     size_t old_bytes = fh_large_usable_bytes(header);
     if (bytes <= header->heap->threshold_bytes)
         return move(header->heap, block, old_bytes, bytes);
-    void *resized = fh_large_resize_block(header, bytes);
-    if (resized == NULL && trim(header->heap))
-        resized = fh_large_resize_block(header, bytes);
+    struct large_request request = {.heap = header->heap, .header = header, .bytes = bytes};
+    void *resized = serve_large(&request);
     if (resized != NULL)
         return resized;
     return bytes <= old_bytes ? block : no_memory();

@@ -9,6 +9,8 @@
 
 FH_THREAD_LOCAL struct fh_heap *fh_heap_of_thread;
 
+void *fh_heap_watcher;
+
 static void *newest; /* struct fh_heap *: all that were ever made, by `older` */
 
 enum { DESTROYED, IN_THE_MAKING, LIVE }; /* fh_heap.live */
@@ -288,7 +290,7 @@ static bool has_busy_part(const struct fh_heap *heap)
 {
     uint64_t count = fh_load_relaxed_u64(&heap->parts_count); /* nobody else is inside */
     for (uint64_t index = 0; index < count; index++)
-        if (fh_load_relaxed_u64(&heap->parts[index].busy) != 0) /* the same */
+        if (fh_part_is_busy(&heap->parts[index]))
             return true;
     return false;
 }
@@ -305,7 +307,7 @@ static bool end_part(struct fh_heap *heap, struct fh_heap_part *part)
 {
     bool enters = heap->mode == FH_OBJ_FREE;
     if (fh_part_classic(part) == NULL)
-        return fh_load_relaxed_u64(&part->busy) == 0; /* nobody else is inside */
+        return !fh_part_is_busy(part);
     if (enters && !fh_part_try_enter(part))
         return false;
     fh_classic_destroy(fh_part_classic(part));
@@ -338,12 +340,20 @@ static void end(struct fh_heap *heap)
         release_record(heap);
 }
 
+static void tell_watcher(struct fh_heap *heap)
+{
+    const struct fh_heap_watcher *watcher = fh_load_relaxed_ptr(&fh_heap_watcher); /* a constant */
+    if (watcher != NULL)
+        watcher->ends(heap);
+}
+
 int fh_heap_destroy(fh_heap *heap, unsigned flags)
 {
     if (fh_heap_is_default(heap) || (flags & ~(unsigned)FH_DESTROY_FORCE) != 0) {
         errno = EINVAL;
         return -1;
     }
+    tell_watcher(heap);
     if ((flags & FH_DESTROY_FORCE) == 0 && has_blocks(heap)) {
         errno = EBUSY;
         return -1;

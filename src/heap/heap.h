@@ -5,7 +5,7 @@
  * gil modes there is one part, and the caller has seen to it that it is alone. In a free heap
  * whoever comes takes a part that is not busy, or adds one:
  *
- *   idle -- enter: one CAS --> busy -- leave: one store --> idle
+ *   idle -- enter: one CAS --> busy -- leave: one store --> idle, one turn later
  *
  * so that nobody ever waits for a part. A block goes back to its part; if that is busy, onto the
  * part's list of deferred blocks, which the next caller frees. A thread that stops in a part leaves
@@ -28,7 +28,7 @@
 enum { FH_HEAP_PARTS_MAX = 4096 }; /* of a free heap: calls at once */
 
 struct fh_heap_part {
-    uint64_t busy;
+    uint64_t busy; /* odd: somebody is inside; twice the turns that changed something in it */
     void *classic; /* struct fh_classic *; NULL: not made yet */
     struct fh_heap *heap;
 } FH_CACHE_LINE_ALIGNED;
@@ -75,6 +75,13 @@ FH_ALWAYS_INLINE bool fh_heap_is_default(const struct fh_heap *heap)
     return heap == NULL || heap->threshold_bytes == 0;
 }
 
+/* Whoever keeps blocks that the program freed is told before a heap is destroyed. */
+struct fh_heap_watcher {
+    void (*ends)(struct fh_heap *heap);
+};
+
+extern void *fh_heap_watcher FH_HIDDEN; /* const struct fh_heap_watcher *; NULL: nobody */
+
 /* Count bytes to the heap's limit: false if that is reached. */
 bool fh_heap_reserve(struct fh_heap *heap, size_t bytes);
 void fh_heap_unreserve(struct fh_heap *heap, size_t bytes);
@@ -103,6 +110,18 @@ bool fh_part_make(struct fh_heap *heap, struct fh_heap_part *part);
  * then false. In the gil modes the caller holds the lock. */
 bool fh_part_each(struct fh_heap *heap, bool (*run)(void *context, struct fh_classic *classic),
                   void *context);
+
+/* The same, again and again, where parts were busy and others got on: until nobody else has changed
+ * anything in any part for some passes. Only visits that end it are turns, and each call has few,
+ * so that others complete calls as long as it goes on. */
+bool fh_part_each_again(struct fh_heap *heap,
+                        bool (*run)(void *context, struct fh_classic *classic), void *context);
+
+/* While no other thread is inside: did anybody stop in it? */
+FH_ALWAYS_INLINE bool fh_part_is_busy(const struct fh_heap_part *part)
+{
+    return fh_load_relaxed_u64(&part->busy) % 2 != 0; /* nobody changes it */
+}
 
 /* ---- Sources of arenas: source.c -------------------------------------------------------------
  */

@@ -6,15 +6,19 @@
  */
 #include "heap.h"
 
+/* Passes over parts of which some are busy, in which nobody else gets on. Who is inside of one and
+ * running is out of it by then. */
+enum { UNCHANGED_MAX = 64 };
+
 static FH_THREAD_LOCAL uint32_t last_part;
 
 static bool try_enter(struct fh_heap_part *part)
 {
-    uint64_t idle = 0;
-    if (fh_load_relaxed_u64(&part->busy) != 0) /* only to spare the CAS */
+    uint64_t turns = fh_load_relaxed_u64(&part->busy); /* a guess: the CAS checks it */
+    if (turns % 2 != 0)
         return false;
     /* [part] acquire: the part's engine, as the one before left it. */
-    return fh_cas_acquire_u64(&part->busy, &idle, 1);
+    return fh_cas_acquire_u64(&part->busy, &turns, turns | 1);
 }
 
 bool fh_part_try_enter(struct fh_heap_part *part)
@@ -28,7 +32,14 @@ bool fh_part_try_enter(struct fh_heap_part *part)
 void fh_part_leave(struct fh_heap_part *part)
 {
     /* [part] release: the part's engine. */
-    fh_store_release_u64(&part->busy, 0);
+    fh_store_release_u64(&part->busy, fh_load_own_u64(&part->busy) + 1);
+}
+
+/* After a look at it, which is no turn. */
+static void leave_as_it_was(struct fh_heap_part *part)
+{
+    /* [part] release: the part's engine. */
+    fh_store_release_u64(&part->busy, fh_load_own_u64(&part->busy) - 1);
 }
 
 bool fh_part_make(struct fh_heap *heap, struct fh_heap_part *part)
@@ -96,26 +107,72 @@ struct fh_heap_part *fh_part_enter(struct fh_heap *heap)
     return enter_any(heap, count);
 }
 
-static bool run_in(struct fh_heap *heap, struct fh_heap_part *part,
-                   bool (*run)(void *context, struct fh_classic *classic), void *context)
+/* ---- All of them ------------------------------------------------------------------------------
+ */
+
+struct pass {
+    bool (*run)(void *context, struct fh_classic *classic);
+    void *context;
+    bool met_busy; /* a part that somebody is in, or stopped in, or was interrupted in */
+};
+
+static bool run_in(struct fh_heap *heap, struct fh_heap_part *part, struct pass *pass)
 {
     bool enters = heap->mode == FH_OBJ_FREE;
-    if (enters && !try_enter(part))
-        return true; /* somebody stopped there, or this handler interrupted a call in it */
+    if (enters && !try_enter(part)) {
+        pass->met_busy = true;
+        return true;
+    }
     struct fh_classic *classic = fh_part_classic(part);
-    bool goes_on = classic == NULL || run(context, classic);
-    if (enters)
+    bool goes_on = classic == NULL || pass->run(pass->context, classic);
+    if (enters && goes_on)
+        leave_as_it_was(part);
+    else if (enters)
         fh_part_leave(part);
     return goes_on;
+}
+
+static bool run_in_each(struct fh_heap *heap, struct pass *pass)
+{
+    uint64_t count =
+        fh_load_relaxed_u64(&heap->parts_count); /* who comes later is not waited for */
+    for (uint64_t index = 0; index < count; index++)
+        if (!run_in(heap, &heap->parts[index], pass))
+            return false;
+    return true;
 }
 
 bool fh_part_each(struct fh_heap *heap, bool (*run)(void *context, struct fh_classic *classic),
                   void *context)
 {
-    uint64_t count =
-        fh_load_relaxed_u64(&heap->parts_count); /* who comes later is not waited for */
+    struct pass pass = {.run = run, .context = context};
+    return run_in_each(heap, &pass);
+}
+
+/* Of all parts. It only grows: two equal sums mean that none has changed. */
+static uint64_t turns_of(const struct fh_heap *heap)
+{
+    uint64_t turns = 0;
+    uint64_t count = fh_load_relaxed_u64(&heap->parts_count); /* others were never entered */
     for (uint64_t index = 0; index < count; index++)
-        if (!run_in(heap, &heap->parts[index], run, context))
+        turns += fh_load_relaxed_u64(&heap->parts[index].busy) >> 1; /* a count */
+    return turns;
+}
+
+bool fh_part_each_again(struct fh_heap *heap,
+                        bool (*run)(void *context, struct fh_classic *classic), void *context)
+{
+    uint64_t turns = turns_of(heap);
+    for (unsigned unchanged = 0; unchanged < UNCHANGED_MAX; unchanged++) {
+        struct pass pass = {.run = run, .context = context};
+        if (!run_in_each(heap, &pass))
             return false;
+        uint64_t before = turns;
+        turns = turns_of(heap);
+        if (!pass.met_busy)
+            return true;
+        if (turns != before)
+            unchanged = 0;
+    }
     return true;
 }

@@ -94,7 +94,8 @@ static const struct fh_debug_wrap *checked(const void *context, const char *func
     if (wrap->domain == FH_DOMAIN_RAW || !fh_debug_is_on())
         return wrap;
     fh_debug_check_lock(fh_domain_gil(&wrap->wrapped), function);
-    fh_debug_check_gil(wrap->domain, function);
+    if (fh_domain_defers == 0)
+        fh_debug_check_gil(wrap->domain, function);
     return wrap;
 }
 
@@ -166,8 +167,11 @@ static int wrap_domain(fh_domain domain)
     return fh_set_allocator(domain, &hooks);
 }
 
+static const struct fh_heap_watcher watcher = {fh_quarantine_forget_heap};
+
 int fh_debug_setup(void)
 {
+    fh_store_relaxed_ptr(&fh_heap_watcher, (void *)(uintptr_t)&watcher); /* a constant */
     fh_store_own_u64(&fh_debug_on, 1);
     for (int domain = 0; domain < FH_DOMAINS; domain++)
         if (wrap_domain((fh_domain)domain) != 0)

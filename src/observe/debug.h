@@ -170,4 +170,7 @@ void fh_quarantine_put(const struct fh_debug_wrap *wrap, char *head, size_t byte
 /* Empty it; returns the bytes that left. */
 size_t fh_quarantine_flush(void);
 
+/* The heap is about to be destroyed: what is there of it leaves. No other thread may use it. */
+void fh_quarantine_forget_heap(struct fh_heap *heap);
+
 #endif

@@ -86,6 +86,14 @@ static size_t check(const struct fh_debug_wrap *wrap, const char *head)
     return bytes;
 }
 
+/* Of a heap whose lock this thread may not hold: the block may be anybody's. */
+static void free_deferred(const struct fh_debug_wrap *wrap, void *head)
+{
+    fh_domain_defers++;
+    wrap->wrapped.free(wrap->wrapped.context, head);
+    fh_domain_defers--;
+}
+
 /* Returns how many bytes that gives. */
 static size_t leave(void *slot)
 {
@@ -96,7 +104,7 @@ static size_t leave(void *slot)
     char *head = (char *)slot - index;
     size_t total = check(wrap, head) + fh_debug_extra_bytes();
     fh_debug_store(head, FH_DEBUG_DEAD);
-    wrap->wrapped.free(wrap->wrapped.context, head);
+    free_deferred(wrap, head);
     return total;
 }
 
@@ -150,4 +158,13 @@ size_t fh_quarantine_flush(void)
     for (size_t i = 0; i < SLOTS_MAX; i++)
         bytes += leave(take_from(&slots[i]));
     return bytes;
+}
+
+void fh_quarantine_forget_heap(struct fh_heap *heap)
+{
+    for (size_t i = 0; i < SLOTS_MAX; i++) {
+        uintptr_t slot = (uintptr_t)fh_load_relaxed_ptr(&slots[i]); /* only asked about */
+        if (slot != 0 && fh_heap_of((const void *)(slot - slot % FH_BLOCK_ALIGN_BYTES)) == heap)
+            leave(take_from(&slots[i]));
+    }
 }

@@ -8,53 +8,12 @@
 #include "compiler.h"
 #include "snapshot.h"
 #include "snapshot_file.h"
-#include "trace_intern.h"
+#include "trace_place.h"
 
-/* A line of /proc/self/maps. */
-struct mapping {
-    uintptr_t start, end;
-    uintptr_t base; /* what pc counts from */
-    const char *name;
-};
-
-enum { NOT_MOVED_BELOW_SHIFT = 32 };
-
-static uintptr_t parse_hex(const char **at)
+/* The parts of a file count from where the first of them lies. */
+static struct fh_mapping parse(const char *line, const struct fh_mapping *before)
 {
-    uintptr_t number = 0;
-    for (;; ++*at) {
-        char c = **at;
-        if (c >= '0' && c <= '9')
-            number = number << 4 | (uintptr_t)(c - '0');
-        else if (c >= 'a' && c <= 'f')
-            number = number << 4 | (uintptr_t)(c - 'a' + 10);
-        else
-            return number;
-    }
-}
-
-/* Behind so many words and the spaces after them, or at the line's end. */
-static const char *skip_words(const char *at, int words)
-{
-    for (; words > 0; words--) {
-        while (*at != ' ' && *at != '\0')
-            at++;
-        while (*at == ' ')
-            at++;
-    }
-    return at;
-}
-
-/* "start-end access offset device inode   name". Programs that are not moved when they are loaded
- * lie low; their addresses are what their files say. */
-static struct mapping parse(const char *line, const struct mapping *before)
-{
-    struct mapping mapping;
-    mapping.start = parse_hex(&line);
-    line++;
-    mapping.end = parse_hex(&line);
-    mapping.name = skip_words(line + 1, 4);
-    mapping.base = mapping.start >> NOT_MOVED_BELOW_SHIFT == 0 ? 0 : mapping.start;
+    struct fh_mapping mapping = fh_place_mapping(line);
     if (before != NULL && strcmp(before->name, mapping.name) == 0) {
         mapping.name = before->name; /* so that equal names are the same pointer */
         mapping.base = before->base;
@@ -71,10 +30,10 @@ static size_t count_lines(const char *text)
 }
 
 /* Each line of `text` becomes a string. */
-static size_t parse_all(char *text, struct mapping *mappings)
+static size_t parse_all(char *text, struct fh_mapping *mappings)
 {
     size_t count = 0;
-    const struct mapping *named = NULL;
+    const struct fh_mapping *named = NULL;
     for (char *end; (end = strchr(text, '\n')) != NULL; text = end + 1) {
         *end = '\0';
         mappings[count] = parse(text, named);
@@ -86,8 +45,8 @@ static size_t parse_all(char *text, struct mapping *mappings)
 }
 
 /* They are in ascending order. */
-static const struct mapping *find_mapping(const struct mapping *mappings, size_t count,
-                                          uintptr_t address)
+static const struct fh_mapping *find_mapping(const struct fh_mapping *mappings, size_t count,
+                                             uintptr_t address)
 {
     size_t low = 0;
     while (low < count) {
@@ -100,9 +59,9 @@ static const struct mapping *find_mapping(const struct mapping *mappings, size_t
     return &mappings[low];
 }
 
-static void name_frame(fh_frame *frame, const struct mapping *mappings, size_t count)
+static void name_frame(fh_frame *frame, const struct fh_mapping *mappings, size_t count)
 {
-    const struct mapping *mapping = find_mapping(mappings, count, frame->pc);
+    const struct fh_mapping *mapping = find_mapping(mappings, count, frame->pc);
     if (mapping == mappings + count || frame->pc < mapping->start || *mapping->name == '\0')
         return; /* code that the program made, say */
     frame->filename = mapping->name;
@@ -111,7 +70,7 @@ static void name_frame(fh_frame *frame, const struct mapping *mappings, size_t c
 
 static void name_frames(fh_snapshot *snapshot, char *text)
 {
-    struct mapping *mappings = fh_snapshot_memory((count_lines(text) + 1) * sizeof *mappings);
+    struct fh_mapping *mappings = fh_snapshot_memory((count_lines(text) + 1) * sizeof *mappings);
     if (mappings == NULL)
         return;
     size_t count = parse_all(text, mappings);

@@ -10,6 +10,7 @@
 #include "bits.h"
 #include "freehold/trace.h"
 #include "theap.h"
+#include "thread.h"
 
 /* Where in its arenas a walk is. */
 struct walk {
@@ -237,10 +238,9 @@ static size_t counted_too_many(const struct fh_pool *pool)
     return counted - smaller(out, counted);
 }
 
-struct fh_ready fh_stats_ready(void)
+static struct fh_ready ready_in(struct fh_theap *heap)
 {
     struct fh_ready ready = {{0}};
-    struct fh_theap *heap = fh_theap_of_thread();
     if (fh_theap_is_busy(heap))
         return ready;
     fh_theap_set_busy(heap);
@@ -248,6 +248,14 @@ struct fh_ready fh_stats_ready(void)
         ready.blocks[class_index] =
             length_of(heap->ready[class_index]) + counted_too_many(heap->bins[class_index].current);
     fh_theap_set_idle(heap);
+    return ready;
+}
+
+struct fh_ready fh_stats_ready(void)
+{
+    bool was_hidden = fh_theap_show();
+    struct fh_ready ready = ready_in(fh_theap_of_thread());
+    fh_theap_hide(was_hidden);
     return ready;
 }
 

@@ -18,7 +18,8 @@ static const struct fh_stats_heap nothing_known = {
 static void look_as_holder(struct fh_heap *heap, struct fh_stats_heap *out)
 {
     fh_heap_stats stats = {.struct_bytes = sizeof stats};
-    if (!fh_gil_held(&heap->gil) || fh_heap_get_stats(heap, &stats) != 0)
+    if (!fh_gil_held(&heap->gil) || fh_classic_is_changing(fh_part_classic(&heap->parts[0])) ||
+        fh_heap_get_stats(heap, &stats) != 0)
         return;
     out->small_blocks = stats.live_blocks - stats.large_blocks;
     out->small_bytes = stats.in_use_bytes;

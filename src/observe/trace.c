@@ -258,9 +258,13 @@ static void unwrap(fh_domain domain)
         (void)fh_set_allocator(domain, &((const struct wrapped *)now.context)->allocator);
 }
 
+/* What the domains keep of it is not the program's, and is not traced. */
 static bool wrap_all(void)
 {
-    return wrap(FH_DOMAIN_RAW) && wrap(FH_DOMAIN_MEM) && wrap(FH_DOMAIN_OBJ);
+    uint32_t before = fh_trace_pause();
+    bool wrapped = wrap(FH_DOMAIN_RAW) && wrap(FH_DOMAIN_MEM) && wrap(FH_DOMAIN_OBJ);
+    fh_trace_resume(before);
+    return wrapped;
 }
 
 static void unwrap_all(void)

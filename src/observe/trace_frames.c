@@ -9,7 +9,8 @@
  * Code compiled without frame pointers keeps anything in that register, so each step is checked
  * before it is read: upward, aligned, not far, and below the end of this thread's stack. That end
  * is known without asking: the C library keeps a thread's descriptor above its stack, the kernel
- * some random bytes above the first one's.
+ * some random bytes above the first one's. A coroutine's stack may lie below that end too, and a
+ * guard or nothing above it; so what is not on the page of the call itself the kernel reads for us.
  */
 #include "trace_frames.h"
 
@@ -20,6 +21,8 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/uio.h>
+#include <unistd.h>
 #include <unwind.h>
 
 #include "atomic.h"
@@ -32,6 +35,8 @@ enum {
     FRAME_MAX_BYTES = 1 << 20,
     STACK_MAX_BYTES = 1 << 27, /* the kernel leaves at least so much below the first stack */
     PC_MIN = 4096,
+    PAGE_MIN_BYTES = 4096,
+    WINDOW_WORDS = 64,
     OWN_FRAMES_MAX = 16, /* between a call of the program's and the unwinder */
 };
 
@@ -73,20 +78,78 @@ static bool may_be_pc(uint64_t word)
     return word >= PC_MIN && word >> 56 == 0;
 }
 
-/* What lies on the stack beside frames is not ours to read, says AddressSanitizer. */
-__attribute__((no_sanitize("address"))) static uint32_t
-native_frames(struct fh_call_site site, uint64_t *words, uint32_t limit)
+/* What begins a frame. */
+struct frame_words {
+    uintptr_t next, return_address;
+};
+
+/* A copy of what lies at `start`. */
+struct window {
+    uintptr_t start;
+    size_t bytes;
+    uintptr_t words[WINDOW_WORDS];
+};
+
+/* As far as there is something to read; all that is refused counts as nothing. */
+static void move_window(struct window *window, uintptr_t start)
 {
-    uintptr_t frame = (uintptr_t)site.frame;
+    const struct iovec to = {window->words, sizeof window->words};
+    const struct iovec from = {(void *)start, sizeof window->words};
+    int saved_errno = errno;
+    ssize_t got = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+    errno = saved_errno;
+    window->start = start;
+    window->bytes = got < 0 ? 0 : (size_t)got;
+}
+
+static bool has_words(const struct window *window, uintptr_t frame)
+{
+    return frame >= window->start &&
+           frame - window->start + sizeof(struct frame_words) <= window->bytes;
+}
+
+static bool is_on_page_of(uintptr_t call, uintptr_t frame)
+{
+    return frame / PAGE_MIN_BYTES == call / PAGE_MIN_BYTES &&
+           frame % PAGE_MIN_BYTES <= PAGE_MIN_BYTES - sizeof(struct frame_words);
+}
+
+/* What lies on the stack beside frames is not ours to read, says AddressSanitizer. */
+__attribute__((no_sanitize("address"))) static struct frame_words read_here(uintptr_t frame)
+{
+    const uintptr_t *words = (const uintptr_t *)frame;
+    return (struct frame_words){words[0], words[1]};
+}
+
+static bool read_frame(uintptr_t call, uintptr_t frame, struct window *window,
+                       struct frame_words *words)
+{
+    if (is_on_page_of(call, frame)) {
+        *words = read_here(frame);
+        return true;
+    }
+    if (!has_words(window, frame))
+        move_window(window, frame);
+    if (!has_words(window, frame))
+        return false;
+    memcpy(words, (const char *)window->words + (frame - window->start), sizeof *words);
+    return true;
+}
+
+static uint32_t native_frames(struct fh_call_site site, uint64_t *words, uint32_t limit)
+{
+    struct window window;
+    window.start = window.bytes = 0;
+    uintptr_t call = (uintptr_t)site.frame, frame = call;
     uintptr_t end = limit > 1 ? stack_end(frame) : frame;
+    struct frame_words at = read_here(frame);
     uint32_t count = 1;
     words[0] = (uintptr_t)site.return_address;
-    while (count < limit) {
-        uintptr_t next = *(const uintptr_t *)frame;
-        if (!is_next_frame(next, frame, end) || !may_be_pc(((const uintptr_t *)next)[1]))
+    while (count < limit && is_next_frame(at.next, frame, end)) {
+        frame = at.next;
+        if (!read_frame(call, frame, &window, &at) || !may_be_pc(at.return_address))
             break;
-        words[count++] = ((const uintptr_t *)next)[1];
-        frame = next;
+        words[count++] = at.return_address;
     }
     return count;
 }

@@ -66,14 +66,19 @@ static uintptr_t parse_hex(const char **at)
     }
 }
 
-/* Of "start-end access offset device inode   name". */
-static const char *name_in(const char *line)
+struct fh_mapping fh_place_mapping(const char *line)
 {
+    struct fh_mapping mapping;
+    const char *at = line;
+    mapping.start = parse_hex(&at);
+    mapping.end = *at == '-' ? (at++, parse_hex(&at)) : 0;
+    mapping.base = mapping.start >> MOVED_FROM_SHIFT == 0 ? 0 : mapping.start;
     for (int words = 5; words > 0; words--) {
         line += strcspn(line, " ");
         line += strspn(line, " ");
     }
-    return line;
+    mapping.name = line;
+    return mapping;
 }
 
 static void copy_name(char to[FH_PLACE_NAME_BYTES], const char *name)
@@ -89,17 +94,16 @@ static bool find_file(struct lines *lines, uintptr_t *pc, char file[FH_PLACE_NAM
     uintptr_t base = 0;
     file[0] = '\0';
     while (next_line(lines, line)) {
-        const char *at = line;
-        uintptr_t start = parse_hex(&at), end = *at == '-' ? (at++, parse_hex(&at)) : 0;
-        const char *name = name_in(line);
-        if (*name != '\0' && strncmp(name, file, FH_PLACE_NAME_BYTES - 1) != 0) {
-            copy_name(file, name);
-            base = start >> MOVED_FROM_SHIFT == 0 ? 0 : start; /* else it is where it says */
+        const struct fh_mapping here = fh_place_mapping(line);
+        bool is_named = *here.name != '\0';
+        if (is_named && strncmp(here.name, file, FH_PLACE_NAME_BYTES - 1) != 0) {
+            copy_name(file, here.name);
+            base = here.base;
         }
-        if (*pc < start || *pc >= end)
+        if (*pc < here.start || *pc >= here.end)
             continue;
-        *pc -= *name == '\0' ? 0 : base;
-        return *name != '\0';
+        *pc -= is_named ? base : 0;
+        return is_named;
     }
     return false;
 }

@@ -10,6 +10,16 @@
 
 enum { FH_PLACE_NAME_BYTES = 256 };
 
+/* A line of /proc/self/maps: "start-end access offset device inode   name". Programs that are not
+ * moved when they are loaded lie low; their addresses are what their files say. */
+struct fh_mapping {
+    uintptr_t start, end;
+    uintptr_t base;   /* what addresses count from, if this is the first part of its file */
+    const char *name; /* in the line; "" for memory of no file */
+};
+
+struct fh_mapping fh_place_mapping(const char *line);
+
 /* The file whose code is mapped at *pc; *pc is then counted from where the file begins in memory,
  * as in a snapshot. False, and *pc stays, if there is none. */
 bool fh_place_file(uintptr_t *pc, char file[FH_PLACE_NAME_BYTES]);

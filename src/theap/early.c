@@ -11,8 +11,16 @@
  */
 #include "theap.h"
 
-#if defined(__GLIBC__) && defined(__PIC__) && !defined(__SANITIZE_THREAD__) &&                     \
-    !defined(__SANITIZE_ADDRESS__)
+/* A sanitizer's code calls into its run-time library, which is not relocated yet. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define IS_INSTRUMENTED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define IS_INSTRUMENTED 1
+#endif
+#endif
+
+#if defined(__GLIBC__) && defined(__PIC__) && !defined(IS_INSTRUMENTED)
 
 static void nothing(void)
 {

@@ -248,6 +248,7 @@ void *fh_theap_refill(struct fh_theap *heap, unsigned class_index)
     bool zeroed;
     struct fh_block *block = fh_theap_next_block(heap, class_index, &zeroed);
     fh_theap_set_idle(heap);
+    fh_theap_hide_if_traced();
     if (FH_UNLIKELY(block == NULL))
         errno = ENOMEM;
     return block;

@@ -38,6 +38,13 @@ static void *or_no_memory(void *memory)
     return memory;
 }
 
+static void *tracer_set; /* const struct fh_theap_tracer * */
+
+static const struct fh_theap_tracer *tracer(void)
+{
+    return fh_load_relaxed_ptr(&tracer_set); /* relaxed: as it was when the program began */
+}
+
 /* The tracer is not told, here and in the others of this name. */
 static void *malloc_quietly(size_t bytes)
 {
@@ -50,18 +57,18 @@ static void *malloc_quietly(size_t bytes)
     return fh_theap_take(heap, fh_class_of(bytes));
 }
 
-static FH_COLD void *malloc_busy(size_t bytes, const void *caller)
+static FH_COLD void *malloc_watched(size_t bytes, const void *caller)
 {
-    return fh_theap_tracer == NULL ? malloc_quietly(bytes)
-                                   : fh_theap_tracer->allocate(1, bytes, false, caller);
+    const struct fh_theap_tracer *told = tracer();
+    return told == NULL ? malloc_quietly(bytes) : told->allocate(1, bytes, false, caller);
 }
 
 void *fh_theap_malloc_slow(size_t bytes)
 {
     bool zeroed;
     struct fh_theap *heap = fh_theap_of_thread();
-    if (FH_UNLIKELY(fh_theap_is_busy(heap)))
-        return malloc_busy(bytes, FH_THEAP_CALLER());
+    if (FH_UNLIKELY(fh_theap_is_busy(heap) || tracer() != NULL))
+        return malloc_watched(bytes, FH_THEAP_CALLER());
     if (FH_UNLIKELY(bytes > FH_BLOCK_MAX_BYTES))
         return or_no_memory(fh_large_malloc(bytes, 1, &zeroed));
     return fh_theap_take(heap, fh_class_of(bytes));
@@ -93,8 +100,8 @@ static void *calloc_quietly(size_t bytes)
 
 void *fh_theap_calloc_slow(size_t bytes)
 {
-    if (FH_UNLIKELY(fh_theap_tracer != NULL))
-        return fh_theap_tracer->allocate(1, bytes, true, FH_THEAP_CALLER());
+    if (FH_UNLIKELY(tracer() != NULL))
+        return tracer()->allocate(1, bytes, true, FH_THEAP_CALLER());
     return calloc_quietly(bytes);
 }
 
@@ -114,8 +121,8 @@ static void *aligned_quietly(size_t alignment, size_t bytes)
 
 void *fh_theap_aligned_for(size_t alignment, size_t bytes, const void *caller)
 {
-    if (FH_UNLIKELY(fh_theap_tracer != NULL))
-        return fh_theap_tracer->allocate(alignment, bytes, false, caller);
+    if (FH_UNLIKELY(tracer() != NULL))
+        return tracer()->allocate(alignment, bytes, false, caller);
     return aligned_quietly(alignment, bytes);
 }
 
@@ -207,8 +214,8 @@ void fh_theap_free_outside(void *memory)
 {
     if (memory == NULL)
         return;
-    if (FH_UNLIKELY(fh_theap_tracer != NULL))
-        fh_theap_tracer->release(memory);
+    if (FH_UNLIKELY(tracer() != NULL))
+        tracer()->release(memory);
     else
         free_quietly(memory);
 }
@@ -260,42 +267,53 @@ static void *resize_quietly(void *memory, size_t bytes)
 
 void *fh_theap_realloc(void *memory, size_t bytes)
 {
-    if (FH_UNLIKELY(fh_theap_tracer != NULL))
-        return fh_theap_tracer->resize(memory, bytes, FH_THEAP_CALLER());
+    if (FH_UNLIKELY(tracer() != NULL))
+        return tracer()->resize(memory, bytes, FH_THEAP_CALLER());
     return resize_quietly(memory, bytes);
 }
 
 /* ---- With a tracer ----------------------------------------------------------------------------
  */
 
-const struct fh_theap_tracer *fh_theap_tracer;
+/* A thread whose heap was not hidden yet, for it was there before the tracer, hides it now. */
+static bool show(void)
+{
+    bool was_hidden = fh_theap_show();
+    return was_hidden || !fh_theap_is_busy(fh_theap_of_thread());
+}
 
-void fh_theap_set_tracer(const struct fh_theap_tracer *tracer)
+void fh_theap_hide_if_traced(void)
+{
+    if (FH_UNLIKELY(tracer() != NULL))
+        fh_theap_hide(true);
+}
+
+void fh_theap_set_tracer(const struct fh_theap_tracer *fresh)
 {
     fh_region_watch();
-    fh_theap_tracer = tracer;
+    fh_store_relaxed_ptr(&tracer_set, (void *)(uintptr_t)fresh); /* relaxed: it never changes */
     fh_theap_hide(true);
 }
 
 void *fh_theap_untraced_allocate(size_t alignment, size_t bytes, bool zeroed)
 {
-    bool was_hidden = fh_theap_show();
+    bool hides = show();
     void *memory = zeroed ? calloc_quietly(bytes) : aligned_quietly(alignment, bytes);
-    fh_theap_hide(was_hidden);
+    fh_theap_hide(hides);
     return memory;
 }
 
 void *fh_theap_untraced_resize(void *memory, size_t bytes)
 {
-    bool was_hidden = fh_theap_show();
+    bool hides = show();
     void *resized = resize_quietly(memory, bytes);
-    fh_theap_hide(was_hidden);
+    fh_theap_hide(hides);
     return resized;
 }
 
 void fh_theap_untraced_release(void *memory)
 {
-    bool was_hidden = fh_theap_show();
+    bool hides = show();
     free_quietly(memory);
-    fh_theap_hide(was_hidden);
+    fh_theap_hide(hides);
 }

@@ -85,10 +85,12 @@ struct fh_theap_tracer {
     void (*release)(void *memory);
 };
 
-extern const struct fh_theap_tracer *fh_theap_tracer FH_HIDDEN;
-
-/* From now on, for good; to be called before there are threads. */
+/* From now on, for good. It must never change. Of a thread that has a heap already, and is not the
+ * caller, the tracer is told from its first call that is not on the fast path, or is a free. */
 void fh_theap_set_tracer(const struct fh_theap_tracer *tracer);
+
+/* With a tracer, at the end of a call that was on the fast path at first: hide the idle heap. */
+void fh_theap_hide_if_traced(void);
 
 /* The calls as they are without a tracer, for the tracer. */
 void *fh_theap_untraced_allocate(size_t alignment, size_t bytes, bool zeroed);

@@ -111,6 +111,7 @@ static void leave_thread(void *heap_pointer)
     fh_holder_clear(heap);
     fh_theap_drain(heap);
     fh_theap_current = &fh_theap_gone;
+    own = NULL;
     FH_SIGNAL_FENCE(); /* from here on a handler borrows, and the heap may be another thread's */
     release_drained(heap);
 }
@@ -175,9 +176,10 @@ struct fh_theap *fh_theap_enter(void)
     return heap == &fh_theap_none ? attach_new() : claim_heap();
 }
 
+/* A handler may have hidden the heap since fh_theap_enter() found it, where it was not hidden. */
 void fh_theap_leave(struct fh_theap *heap)
 {
-    if (fh_theap_of_thread() == heap) {
+    if (fh_theap_of_thread() == heap || own == heap) {
         fh_theap_set_idle(heap);
         return;
     }

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -215,6 +216,54 @@ TEST(after_threads_have_ended_only_what_they_left_is_traced)
     CHECK(traced() <= before + 2 * KIB && traced() + 2 * KIB >= before);
 }
 
+/* Preloaded, the library comes to life after the constructors of other libraries, which may have
+ * started threads. Ours starts before all constructors. */
+enum { EARLY_BLOCKS = 100 };
+
+static pthread_t early_thread;
+static volatile sig_atomic_t early_state; /* 1: has allocated; 2: may go on */
+static void *early_blocks[EARLY_BLOCKS];
+
+static void *allocate_early(void *unused)
+{
+    for (size_t i = 0; i < EARLY_BLOCKS; i++)
+        free(malloc(64));
+    early_state = 1;
+    while (early_state != 2)
+        sched_yield();
+    for (size_t i = 0; i < EARLY_BLOCKS; i++)
+        early_blocks[i] = malloc(1000 + 64 * i);
+    return unused;
+}
+
+static void start_early(int argc, char **argv)
+{
+    if (argc != 3 || strcmp(argv[2], "a_thread_that_began_before_tracing_did_is_traced") != 0)
+        return;
+    CHECK(pthread_create(&early_thread, NULL, allocate_early, NULL) == 0);
+    while (early_state != 1)
+        sched_yield();
+}
+
+__attribute__((section(".preinit_array"),
+               used)) static void (*const at_the_very_start)(int argc, char **argv) = start_early;
+
+/* It may still have some blocks ready. */
+TEST(a_thread_that_began_before_tracing_did_is_traced)
+{
+    IN_FRESH_PROCESS(one_frame);
+    size_t traced_count = 0;
+    early_state = 2;
+    CHECK(pthread_join(early_thread, NULL) == 0);
+    for (size_t i = 0; i < EARLY_BLOCKS; i++)
+        traced_count += frames_of(early_blocks[i], NULL, 0);
+    CHECK(traced_count >= EARLY_BLOCKS - 10);
+    for (size_t i = 0; i < EARLY_BLOCKS; i++) {
+        free(early_blocks[i]);
+        CHECK(frames_of(early_blocks[i], NULL, 0) == 0);
+    }
+}
+
 static void *volatile handed;
 static volatile sig_atomic_t interrupts;
 
@@ -320,6 +369,53 @@ TEST(on_a_signal_the_top_sites_are_reported)
     _exit(0);
 }
 
+static void all_sites_to_files(void)
+{
+    to_files();
+    CHECK(setenv("FREEHOLD_TRACE_TOP", "1000", 1) == 0);
+}
+
+TEST(a_report_blames_the_program_for_nothing_of_the_library)
+{
+    IN_FRESH_PROCESS(all_sites_to_files);
+    leak_much();
+    CHECK(raise(SIGUSR2) == 0);
+    const char *report = report_of(getpid());
+    check_report(report, getpid());
+    CHECK(strstr(report, " in fh_") == NULL);
+    _exit(0);
+}
+
+/* libfreehold.so as well, as where a program is linked with it. */
+static void preload_both(void)
+{
+    static char both[8192];
+    const char *one = getenv("LD_PRELOAD"), *name = one == NULL ? NULL : strstr(one, "-malloc.so");
+    if (name == NULL || strpbrk(one, ": ") != NULL)
+        _exit(FAMILY_SKIPPED); /* this way the library is not preloaded */
+    int length = snprintf(both, sizeof both, "%s:", one);
+    char *other = both + length;
+    snprintf(other, sizeof both - (size_t)length, "%.*s.so", (int)(name - one), one);
+    CHECK(access(other, R_OK) == 0 && setenv("LD_PRELOAD", both, 1) == 0);
+    to_files();
+}
+
+TEST(two_libraries_in_a_process_start_once)
+{
+    IN_FRESH_PROCESS(preload_both);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        leak_much();
+        exit(0);
+    }
+    CHECK(family_wait(child, 10) == 0);
+    const char *report = report_of(child);
+    check_report(report, child);
+    CHECK(strstr(report + 1, "freehold: process") == NULL);
+    _exit(0);
+}
+
 /* In the middle of calls, in several threads: each report is whole. */
 TEST(reports_come_while_threads_allocate)
 {
@@ -347,10 +443,13 @@ int main(int argc, char **argv)
         ENTRY(nothing_is_traced_unless_it_is_asked_for),
         ENTRY(a_traceback_goes_from_the_call_to_main),
         ENTRY(after_threads_have_ended_only_what_they_left_is_traced),
+        ENTRY(a_thread_that_began_before_tracing_did_is_traced),
         ENTRY(handlers_allocate_while_calls_are_traced),
         ENTRY(a_child_has_traces_of_its_own_blocks_alone),
         ENTRY(at_exit_the_top_sites_are_reported),
         ENTRY(on_a_signal_the_top_sites_are_reported),
+        ENTRY(a_report_blames_the_program_for_nothing_of_the_library),
+        ENTRY(two_libraries_in_a_process_start_once),
         ENTRY(reports_come_while_threads_allocate),
     };
     return family_main(tests, sizeof tests / sizeof *tests, argc, argv);

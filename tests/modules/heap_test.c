@@ -72,6 +72,8 @@ static void check_whole(fh_heap *heap)
               stats.quantization_bytes + stats.alignment_bytes ==
           stats.arenas_bytes);
     CHECK(stats.arenas_total - stats.arenas_reclaimed == stats.arenas_current);
+    CHECK(heap->limit_bytes == 0 ||
+          heap->reserved_bytes == stats.arenas_bytes + stats.large_bytes); /* nothing was lost */
     CHECK(stats.live_bytes ==
           stats.in_use_bytes + stats.large_bytes - stats.large_blocks * FH_LARGE_HEADER_BYTES);
 }
@@ -1637,6 +1639,88 @@ TEST(a_thread_that_stopped_withholds_its_part_alone)
     end_heap(heap);
 }
 
+/* A source of one arena, and of a caller who leaves a part when the source is asked for so many. */
+static struct {
+    struct fh_heap_part *busy;
+    unsigned calls, leaves_at;
+    char memory[SMALL_ARENA_BYTES] __attribute__((aligned(SMALL_POOL_BYTES)));
+} only;
+
+static void *only_alloc(void *context, size_t bytes)
+{
+    (void)context;
+    CHECK(bytes == sizeof only.memory);
+    if (++only.calls == only.leaves_at)
+        fh_part_leave(only.busy);
+    return only.calls == 1 ? only.memory : NULL;
+}
+
+static void only_free(void *context, void *memory, size_t bytes)
+{
+    (void)context, (void)bytes;
+    CHECK(memory == only.memory);
+}
+
+/* A heap whose part with the arena is busy. */
+static fh_heap *heap_with_busy_arena(unsigned leaves_at)
+{
+    fh_heap_config config = small_config(FH_OBJ_FREE);
+    config.arena = (fh_arena_allocator){NULL, only_alloc, only_free};
+    fh_heap *heap = new_heap(&config);
+    only.calls = 0;
+    only.leaves_at = leaves_at;
+    give(heap, take(heap, 40));
+    only.busy = fh_part_enter(heap);
+    CHECK(only.busy != NULL && only.calls == 1);
+    return heap;
+}
+
+/* The second call is for the part that is entered first, the third for the same in the pass over
+ * all, in which the busy part was already met. */
+TEST(a_part_that_was_busy_is_asked_again_once_its_caller_gets_on)
+{
+    fh_heap *heap = heap_with_busy_arena(3);
+    void *block = take(heap, 40);
+    CHECK(only.calls == 3 && fh_address_part(block) == only.busy);
+    give(heap, block);
+    end_heap(heap);
+}
+
+TEST(a_part_whose_caller_stopped_is_not_asked_for_ever)
+{
+    fh_heap *heap = heap_with_busy_arena(0);
+    errno = 0;
+    CHECK(fh_heap_malloc(heap, FH_DOMAIN_OBJ, 40) == NULL && errno == ENOMEM);
+    CHECK(only.calls < 1000);
+    fh_part_leave(only.busy);
+    end_heap(heap);
+}
+
+TEST(a_heap_with_a_limit_is_sound_although_somebody_stopped_in_it)
+{
+    fh_heap_config config = small_config(FH_OBJ_FREE);
+    config.limit_bytes = 1 << 20;
+    fh_heap *heap = new_heap(&config);
+    give(heap, take(heap, 40));
+    struct fh_heap_part *part = fh_part_enter(heap);
+    CHECK(part != NULL && fh_heap_check(heap, STDERR_FILENO) == 0);
+    CHECK(fh_heap_reserve(heap, 100)); /* and before a large block was there */
+    CHECK(fh_heap_check(heap, STDERR_FILENO) == 0);
+    fh_heap_unreserve(heap, 100);
+    struct fh_large_header *header = fh_large_at(take(heap, 4000));
+    uint64_t mark = header->mark;
+    header->mark = 0; /* and while one was freed */
+    CHECK(fh_heap_check(heap, STDERR_FILENO) == 0);
+    header->mark = mark;
+    give(heap, header + 1);
+    fh_part_leave(part);
+    check_whole(heap);
+    fh_heap_unreserve(heap, 100);
+    CHECK(fh_heap_check(heap, new_file()) == 1);
+    CHECK(fh_heap_reserve(heap, 100));
+    end_heap(heap);
+}
+
 TEST(a_heap_that_somebody_stopped_in_can_be_destroyed)
 {
     fh_heap *heap = heap_of_mode(FH_OBJ_FREE);
@@ -1845,6 +1929,26 @@ TEST(each_call_takes_the_lock_and_gives_it_back)
     CHECK(lock.acquired == acquired);
 }
 
+static void errno_acquire(void *ctx)
+{
+    (void)ctx;
+    errno = 5;
+}
+
+TEST(a_lock_that_changes_errno_is_not_heard_of_by_who_frees)
+{
+    struct watched_lock lock = {.depth = 1};
+    const fh_gil gil = {&lock, watched_held, errno_acquire, errno_acquire, NULL};
+    fh_heap_config config = small_config(FH_OBJ_GIL_LOCK);
+    config.gil = &gil;
+    fh_heap *heap = new_heap(&config);
+    void *block = take(heap, 40);
+    errno = 77;
+    give(heap, block);
+    CHECK(errno == 77);
+    end_heap(heap);
+}
+
 /* ---- Under the debug hooks --------------------------------------------------------------------
  */
 
@@ -1980,4 +2084,120 @@ TEST(hooks_see_a_call_without_the_lock_of_the_heap)
 {
     check_named(call_without_lock, "called without holding the GIL");
     check_named(call_allocator_without_lock, "called without holding the GIL");
+}
+
+/* ---- The quarantine ---------------------------------------------------------------------------
+ */
+
+static void flush(void *unused)
+{
+    (void)unused;
+    CHECK(fh_debug_flush() > 0);
+}
+
+/* Its lock is held here, so that there it can neither be used nor waited for. */
+TEST(what_leaves_the_quarantine_elsewhere_is_left_to_the_holder)
+{
+    CHECK(fh_debug_setup() == 0);
+    for (unsigned i = 1; i < MODES; i++) {
+        fh_heap *heap = heap_of_mode(modes[i]);
+        (void)fh_heap_set_current(heap);
+        fh_gil_acquire(fh_gil_builtin());
+        fh_obj_free(fh_obj_malloc(40));
+        elsewhere(flush, NULL);
+        CHECK(stats_of(heap).deferred_blocks == 1 && fh_heap_drain(heap) == 1);
+        fh_gil_release(fh_gil_builtin());
+        end_heap(heap);
+    }
+}
+
+static void flush_if_any(void *unused)
+{
+    (void)unused;
+    (void)fh_debug_flush();
+}
+
+TEST(what_is_in_quarantine_goes_with_its_heap)
+{
+    CHECK(fh_debug_setup() == 0);
+    for (unsigned i = 0; i < 2 * MODES; i++) {
+        fh_heap *heap = heap_of_mode(modes[i % MODES]);
+        fh_gil_acquire(fh_gil_builtin());
+        char *others = fh_obj_malloc(50);
+        (void)fh_heap_set_current(heap);
+        fh_obj_free(fh_obj_malloc(40));
+        fh_obj_free(fh_obj_malloc(4000));
+        fh_obj_free(others);
+        CHECK(fh_heap_destroy(heap, i < MODES ? 0 : FH_DESTROY_FORCE) == 0);
+        CHECK(fh_debug_flush() >= 50); /* others' blocks stayed */
+        fh_gil_release(fh_gil_builtin());
+        elsewhere(flush_if_any, NULL);
+    }
+}
+
+static void free_without_lock(void *block)
+{
+    fh_obj_free_deferred(block);
+}
+
+static int is_held(void *gil)
+{
+    return fh_gil_held(gil);
+}
+
+/* Neither the heap's own check nor the one that the program plugged in minds. */
+TEST(hooks_let_those_without_the_lock_free_deferred)
+{
+    void *gil = (void *)(uintptr_t)fh_gil_builtin();
+    fh_heap *heap = heap_of_mode(FH_OBJ_GIL_ASSERT);
+    (void)fh_heap_set_current(heap);
+    CHECK(fh_debug_setup() == 0 && fh_debug_set_gil_check(FH_DOMAIN_OBJ, is_held, gil) == 0);
+    fh_gil_acquire(fh_gil_builtin());
+    void *block = fh_obj_malloc(40);
+    elsewhere(free_without_lock, block);
+    (void)fh_debug_flush();
+    CHECK(fh_heap_drain(heap) == 1);
+    fh_gil_release(fh_gil_builtin());
+    end_heap(heap);
+}
+
+/* ---- Addresses that are no blocks -------------------------------------------------------------
+ */
+
+enum { GUARD_BYTES = 128 << 10, ODD_BYTES = 4 << 10 };
+
+/* Nothing can be read for long before and behind it, and it begins and ends inside a pool. */
+static void *guarded_alloc(void *context, size_t bytes)
+{
+    char *memory = mmap(NULL, bytes + (size_t)(2 * GUARD_BYTES), PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    char *start =
+        (char *)(((uintptr_t)memory + GUARD_BYTES / 2) & ~(uintptr_t)(GUARD_BYTES / 2 - 1));
+    start += ODD_BYTES;
+    CHECK(mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0);
+    *(char **)context = start;
+    return start;
+}
+
+static void guarded_free(void *context, void *memory, size_t bytes)
+{
+    CHECK(memory == *(char **)context && mprotect(memory, bytes, PROT_NONE) == 0);
+}
+
+TEST(where_an_arena_has_no_whole_pool_there_is_no_block)
+{
+    char *start = NULL;
+    fh_heap_config config = small_config(FH_OBJ_FREE);
+    config.geometry.pool_bytes = 16 << 10;
+    config.arena = (fh_arena_allocator){&start, guarded_alloc, guarded_free};
+    fh_heap *heap = new_heap(&config);
+    void *block = take(heap, 40);
+    char *end = start + SMALL_ARENA_BYTES;
+    CHECK(fh_heap_of(start) == heap && fh_address_is_block(block));
+    CHECK(!fh_address_is_block(start + 64) && fh_usable_size(start + 64) == 0);
+    CHECK(!fh_address_is_block(end - 64) && fh_usable_size(end - 64) == 0);
+    fh_debug_dump_address(new_file(), start + 64);
+    give(heap, block);
+    end_heap(heap);
 }

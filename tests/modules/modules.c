@@ -20,7 +20,7 @@
 #include "os.h"
 #include "shared.h"
 
-enum { TESTS_MAX = 64, THREADS_MAX = 8, SKIPPED = 77, BOUND_MS = 1000 };
+enum { TESTS_MAX = 96, THREADS_MAX = 8, SKIPPED = 77, BOUND_MS = 1000 };
 
 struct test {
     const char *name;

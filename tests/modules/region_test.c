@@ -75,6 +75,31 @@ TEST(threads_that_race_for_the_first_use_get_one_region)
         CHECK(seen_by[i] != NULL && seen_by[i] == fh_region_peek());
 }
 
+static void forget_copies(void)
+{
+    fh_region_base = (uint64_t)1 << 63;
+    fh_region_bytes = 0;
+}
+
+static void get_the_region(void)
+{
+    CHECK(fh_region_get() != NULL);
+}
+
+static void check_that_no_block_is_inside(void)
+{
+    const struct fh_region *region = fh_region_get();
+    for (size_t offset = 0; offset < region->bytes; offset += region->bytes / 64)
+        CHECK(region->base + offset - fh_region_base >= fh_region_bytes);
+    CHECK(0 - fh_region_base >= fh_region_bytes);
+}
+
+TEST(a_watched_region_stays_unknown_to_the_fast_paths_though_a_thread_is_late)
+{
+    CHECK(fh_region_get() != NULL);
+    at_every_point(forget_copies, get_the_region, fh_region_watch, check_that_no_block_is_inside);
+}
+
 TEST(records_exist_from_the_moment_they_are_given_out)
 {
     struct fh_region *region = new_region(5, 3, false);

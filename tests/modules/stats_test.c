@@ -21,6 +21,7 @@
 #include "os.h"
 #include "stats.h"
 #include "thread.h"
+#include "trace.h"
 
 /* What stats.h says of sums, however the pools changed while they were taken.
  */
@@ -787,6 +788,47 @@ TEST(a_handler_that_interrupted_a_call_may_write_json)
     fh_raw_free(block);
 }
 
+enum { HANDLERS_ARENA_BYTES = 256 << 10 };
+
+static void *alloc_with_signal(void *context, size_t bytes)
+{
+    static char memory[HANDLERS_ARENA_BYTES] __attribute__((aligned(16)));
+    (void)context;
+    CHECK(bytes == sizeof memory && raise(SIGUSR1) == 0);
+    return memory;
+}
+
+static void free_nothing(void *context, void *memory, size_t bytes)
+{
+    (void)context, (void)memory, (void)bytes;
+}
+
+static void check_handlers_figures(fh_obj_mode mode)
+{
+    fh_heap_config config = {.struct_bytes = sizeof config, .mode = mode};
+    config.geometry.arena_bytes = HANDLERS_ARENA_BYTES;
+    config.arena = (fh_arena_allocator){NULL, alloc_with_signal, free_nothing};
+    fh_heap *heap = fh_heap_create(&config);
+    CHECK(heap != NULL && fh_heap_malloc(heap, FH_DOMAIN_OBJ, 100) != NULL);
+    CHECK(strstr(handlers_text, "\"mode\":\"gil") != NULL);
+    CHECK(strstr(strstr(handlers_text, "\"mode\":\"gil"), "\"small_blocks\":null") != NULL);
+    CHECK(strstr(heap_in_json(heap), "\"small_blocks\":1,") != NULL);
+    CHECK(raise(SIGUSR1) == 0); /* not inside a call */
+    CHECK(strstr(handlers_text, "\"small_blocks\":1,") != NULL);
+    CHECK(fh_heap_destroy(heap, FH_DESTROY_FORCE) == 0);
+}
+
+TEST(a_handler_does_not_look_into_a_gil_heap_that_it_interrupted)
+{
+    void *block = fh_raw_malloc(1);
+    CHECK(signal(SIGUSR1, write_in_handler) != SIG_ERR);
+    fh_gil_acquire(fh_gil_builtin());
+    check_handlers_figures(FH_OBJ_GIL_ASSERT);
+    check_handlers_figures(FH_OBJ_GIL_LOCK);
+    fh_gil_release(fh_gil_builtin());
+    fh_raw_free(block);
+}
+
 /* ---- The struct of an earlier version
  * -------------------------------------------------------- */
 
@@ -950,4 +992,21 @@ TEST(json_of_a_free_heap_may_be_written_while_others_use_it)
     CHECK(
         begins_with(heap_in_json(heap), "\"mode\":\"free\",\"small_blocks\":0,\"small_bytes\":0,"));
     CHECK(fh_heap_destroy(heap, 0) == 0);
+}
+
+/* With FREEHOLD_TRACE the threads' heaps are hidden between calls. */
+TEST(figures_are_exact_while_the_malloc_family_is_traced)
+{
+    enum { BLOCKS = 1000 };
+    static void *blocks[BLOCKS];
+    fh_stats stats = {.struct_bytes = sizeof stats};
+    fh_trace_malloc_family();
+    size_t before = fh_allocated_blocks();
+    for (int i = 0; i < BLOCKS; i++)
+        blocks[i] = fh_raw_malloc(64);
+    CHECK(fh_allocated_blocks() == before + BLOCKS);
+    for (int i = 0; i < BLOCKS; i++)
+        fh_raw_free(blocks[i]);
+    CHECK(fh_allocated_blocks() == before);
+    CHECK(fh_get_stats(&stats) == 0 && stats.ready_bytes > 0);
 }

@@ -5,16 +5,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "atomic.h"
 #include "freehold/trace.h"
 #include "debug.h"
+#include "trace_frames.h"
 #include "trace_intern.h"
 #include "trace_place.h"
 #include "trace_report.h"
@@ -1324,6 +1328,75 @@ TEST(a_native_traceback_names_file_and_function)
     CHECK(strstr(text, in) != NULL); /* a sanitizer has no jumps: it may be our own function */
     fh_mem_free(block);
     fh_trace_stop();
+}
+
+/* ---- The chain of frame pointers ---------------------------------------------------------------
+ */
+
+enum { CHAIN_STACK_BYTES = 1 << 21, FIRST_RETURN = 0x10000 };
+
+static uintptr_t chain_page_bytes;
+
+/* What begins a frame, as code with frame pointers leaves it on the stack. */
+static void put_frame(char *at, const char *next, uintptr_t return_address)
+{
+    const uintptr_t words[] = {(uintptr_t)next, return_address};
+    memcpy(at, words, sizeof words);
+}
+
+static uint32_t length_of_chain(const char *first)
+{
+    const struct fh_call_site site = {(const void *const *)(const void *)first,
+                                      (void *)(uintptr_t)FIRST_RETURN};
+    const struct fh_interned *traceback = fh_interned_traceback(fh_traceback_of(site, 16));
+    for (uint32_t i = 0; i < traceback->count; i++)
+        CHECK(traceback->payload[i] == FIRST_RETURN + i);
+    return traceback->count;
+}
+
+/* Frames at the far end of this thread's stack: two pages of it, and one that cannot be read, as
+ * above a coroutine's stack. */
+static void *follow_chains(void *stack)
+{
+    char *first = stack, *second = first + chain_page_bytes + 64, *third = second + 64;
+    char *guard = first + 2 * chain_page_bytes;
+    put_frame(first, second, 1);
+    put_frame(second, third, FIRST_RETURN + 1);
+    put_frame(guard + 64, NULL, FIRST_RETURN + 3);
+    put_frame(guard - 8, guard + 64, FIRST_RETURN + 3);
+    put_frame(third, guard + 64, FIRST_RETURN + 2);
+    CHECK(length_of_chain(first) == 4);
+    CHECK(mprotect(guard, chain_page_bytes, PROT_NONE) == 0);
+    errno = 77;
+    CHECK(length_of_chain(first) == 3 && errno == 77);
+    put_frame(third, guard - 8, FIRST_RETURN + 2); /* half of it can be read */
+    CHECK(length_of_chain(first) == 3);
+    put_frame(first, guard + 64, 1);
+    CHECK(length_of_chain(first) == 1);
+    return NULL;
+}
+
+/* An emulator may not know the call. */
+static bool kernel_reads_for_us(void)
+{
+    char from = 1, to = 0;
+    const struct iovec source = {&from, 1}, target = {&to, 1};
+    return process_vm_readv(getpid(), &target, 1, &source, 1, 0) == 1 && to == 1;
+}
+
+TEST(frames_are_followed_as_far_as_they_can_be_read)
+{
+    if (!kernel_reads_for_us())
+        modules_skip("no process_vm_readv() here: the walk ends with the page");
+    pthread_t thread;
+    pthread_attr_t attributes;
+    chain_page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+    void *stack =
+        mmap(NULL, CHAIN_STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(stack != MAP_FAILED && pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstack(&attributes, stack, CHAIN_STACK_BYTES) == 0);
+    CHECK(pthread_create(&thread, &attributes, follow_chains, stack) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
 }
 
 /* ---- Places ------------------------------------------------------------------------------------
