@@ -127,8 +127,9 @@ FH_API size_t fh_usable_size(const void *block);
  * at; wait-free. CPython's address_in_range. */
 FH_API int fh_owns(const void *address);
 
-/** Return every free page to the system now: this thread's caches and all pools that hold no block.
- * Returns how many bytes were returned. Never blocks another thread. */
+/** Return every free page to the system now: this thread's caches, all pools that hold no block,
+ * and pages without a block in pools that no thread allocates from. Returns how many bytes were
+ * returned. Never blocks another thread. */
 FH_API size_t fh_trim(void);
 
 /** Give this thread's caches back, so that other threads can use the memory. The thread may go on

@@ -7,6 +7,7 @@
 #include "theap.h"
 #include "holder.h"
 #include "purge.h"
+#include "sparse.h"
 #include "thread.h"
 
 #define STRING(token)                #token
@@ -52,7 +53,8 @@ size_t fh_trim(void)
         return 0;
     fh_thread_flush();
     fh_holder_release_dead(region);
-    size_t bytes = fh_purge(region, 0, ~0u);
+    size_t bytes = fh_sparse_trim(region);
+    bytes += fh_purge(region, 0, ~0u);
     (void)fh_grow_vacate(region);
     return bytes;
 }

@@ -11,9 +11,12 @@
 #include <unistd.h>
 
 #include "atomic.h"
+#include "cgroup.h"
 #include "config.h"
 #include "freehold/debug.h"
+#include "freehold/limit.h"
 #include "freehold/options.h"
+#include "freehold/purger.h"
 #include "purge.h"
 #include "setup.h"
 #include "stats.h"
@@ -52,6 +55,19 @@ static void complain(const char *line)
 {
     const struct fh_text text = {(char *)(uintptr_t)line, strlen(line) + 1, strlen(line)};
     fh_text_write(&text, STDERR_FILENO);
+}
+
+static void set_limit(const struct fh_options *options)
+{
+    uint64_t bytes = fh_cgroup_resolve(number(options, FH_OPTION_LIMIT));
+    if (bytes != 0 && fh_set_limit((size_t)bytes, NULL, NULL) != 0)
+        complain("freehold: FREEHOLD_LIMIT: memory is short, there is no limit\n");
+}
+
+static void start_purger(const struct fh_options *options)
+{
+    if (number(options, FH_OPTION_PURGER) != 0 && fh_purger_start(0) != 0)
+        complain("freehold: FREEHOLD_PURGER: the system gives no thread\n");
 }
 
 static void set_up_allocators(const struct fh_options *options)
@@ -95,8 +111,10 @@ __attribute__((constructor(101))) void fh_start(void)
     const struct fh_options *options = fh_options_get();
     configure_purge(options);
     configure_debug(options);
+    set_limit(options);
     set_up_allocators(options);
     start_tracing(options);
     start_statistics(options);
+    start_purger(options);
     errno = saved_errno;
 }

@@ -11,7 +11,8 @@
  * The lowest arena with room is taken, so that high ones drain; in it, resident pools before
  * others. Any thread may call anything here at any time. A thread that stops inside withholds what
  * it claimed and nothing else. Searches are bounded: FH_CLAIM_ARENAS arenas with room, as many
- * empty ones, then a new one is opened; only if that fails all are searched.
+ * empty ones, then a new one is opened; only if that fails all are searched. A claim that would go
+ * over the limit (limit.h) fails as if the system gave no more.
  */
 #ifndef FH_ARENA_ARENA_H
 #define FH_ARENA_ARENA_H
@@ -48,9 +49,15 @@ bool fh_arena_extend(struct fh_region *region, size_t pool_index, unsigned pools
 /* Give a run back, or a part of one. */
 void fh_arena_release(struct fh_region *region, size_t pool_index, unsigned pools);
 
-/* For a purge: claim just these pools if they are free, and release them without a new stamp. */
+/* Claim just these pools if they are free, and release them without a new stamp. */
 bool fh_arena_claim_at(struct fh_region *region, size_t pool_index, unsigned pools);
 void fh_arena_release_clean(struct fh_region *region, size_t pool_index, unsigned pools);
+
+/* For a purge: the same, but in between they count as free, so it needs no room under a limit. Of
+ * those that were dirty, so many are no longer. */
+bool fh_arena_withhold(struct fh_region *region, size_t pool_index, unsigned pools);
+void fh_arena_restore(struct fh_region *region, size_t pool_index, unsigned pools,
+                      unsigned purged_pools);
 
 /* The same for runs of whole arenas; align_arenas is a power of two. `touched_pools`, from the
  * run's start, may have been written to; the rest was never touched and stays clean. */

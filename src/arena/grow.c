@@ -151,7 +151,7 @@ static bool grow_extra(struct fh_region *region, size_t arenas, size_t align_are
 /* ---- Vacating ---------------------------------------------------------------------------------
  */
 
-/* Unmap an arena that this thread has claimed whole. */
+/* Unmap an arena that this thread withholds whole. */
 static bool unmap_claimed(struct fh_region *region, uint32_t index)
 {
     struct fh_arena *arena = &region->arenas[index];
@@ -161,22 +161,23 @@ static bool unmap_claimed(struct fh_region *region, uint32_t index)
         fh_region_add_extra(region, start, index);
         return false;
     }
+    uint64_t dirty = fh_load_relaxed_u64(&arena->dirty); /* as `start` */
     /* Relaxed, all: a claim that still sees the start finds all pools in use. [vacant] passes the
-     * rest on; the count is only to decide by. */
+     * rest on; the count passes nothing. */
     fh_store_relaxed_u64(&arena->start, 0);
     fh_store_relaxed_u64(&arena->dirty, 0);
     fh_store_relaxed_u64(&arena->regretted, 0);
-    (void)fh_fetch_add_relaxed_u64(&region->pool_counts, -((uint64_t)FH_ARENA_POOLS << 32));
+    (void)fh_fetch_add_relaxed_u64(&region->pool_counts, -(uint64_t)__builtin_popcountll(dirty));
     return true;
 }
 
 static bool vacate(struct fh_region *region, uint32_t index)
 {
     size_t pool_index = (size_t)index << FH_ARENA_POOL_SHIFT;
-    if (!fh_arena_claim_at(region, pool_index, FH_ARENA_POOLS))
+    if (!fh_arena_withhold(region, pool_index, FH_ARENA_POOLS))
         return false;
     if (!unmap_claimed(region, index)) {
-        fh_arena_release_clean(region, pool_index, FH_ARENA_POOLS);
+        fh_arena_restore(region, pool_index, FH_ARENA_POOLS, 0);
         return false;
     }
     /* [vacant] release: the record, to take_vacant_indices(). */

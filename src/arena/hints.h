@@ -31,6 +31,7 @@ enum fh_hint_set {
     FH_HINTS_ROOM = FH_CLASSES, /* arenas with a free pool */
     FH_HINTS_EMPTY,             /* arenas of which every pool is free */
     FH_HINTS_DIRTY,             /* arenas with a free pool that is resident */
+    FH_HINTS_SPARSE,            /* arenas with a pool that may have pages to return */
     FH_HINTS_VACANT, /* extra arenas without memory, see grow.h; level 0 is the truth here too */
     FH_HINTS_HEAPS,  /* heap ids nobody holds; here level 0 is the truth, not a hint */
     FH_HINT_SETS

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A purge claims a run like anybody who wants memory, returns its pages, and releases it. So it
- * needs no lock against allocation, and a purger that stops withholds one run. */
+/* A purge claims a run like anybody who wants memory, returns its pages, and releases it; only the
+ * counts do not know. So it needs no lock against allocation, and a purger that stops withholds one
+ * run. */
 #include "purge.h"
 
 #include "arena.h"
@@ -16,6 +17,11 @@ void fh_purge_configure(uint64_t new_decay_ms, uint64_t new_retain_min_pools)
 {
     fh_store_own_u64(&decay_ms, new_decay_ms);
     fh_store_own_u64(&retain_min_pools, new_retain_min_pools);
+}
+
+uint64_t fh_purge_decay_ms(void)
+{
+    return fh_load_own_u64(&decay_ms);
 }
 
 /* Pools that are free, resident and old enough. */
@@ -43,18 +49,19 @@ static size_t purge_run(struct fh_region *region, uint32_t index, uint64_t old, 
     uint64_t after = ~(old >> first);
     unsigned pools = after == 0 ? 64 - first : fh_lowest_bit(after);
     size_t pool_index = ((size_t)index << FH_ARENA_POOL_SHIFT) + first;
-    if (!fh_arena_claim_at(region, pool_index, pools))
+    if (!fh_arena_withhold(region, pool_index, pools))
         return 0;
     size_t bytes = (size_t)pools << FH_POOL_SHIFT;
     uint64_t bits = fh_low_bits(pools) << first;
     struct fh_arena *arena = &region->arenas[index];
     bool done = fh_os_purge(fh_arena_pool_address(region, pool_index), bytes);
+    uint64_t purged = 0;
     /* Relaxed, both: the release of the run passes them on. */
     if (done && excess)
         (void)fh_fetch_or_relaxed_u64(&arena->regretted, bits);
     if (done)
-        (void)fh_fetch_and_relaxed_u64(&arena->dirty, ~bits);
-    fh_arena_release_clean(region, pool_index, pools);
+        purged = fh_fetch_and_relaxed_u64(&arena->dirty, ~bits) & bits;
+    fh_arena_restore(region, pool_index, pools, (unsigned)__builtin_popcountll(purged));
     return done ? bytes : 0;
 }
 
@@ -156,12 +163,30 @@ bool fh_purge_is_turn(uint64_t *next_ms)
     return fh_cas_relaxed_u64(next_ms, &next, later) && next != 0;
 }
 
-void fh_purge_tick(struct fh_region *region)
+static size_t purge_by_age(struct fh_region *region, unsigned runs)
+{
+    uint64_t age_ms = fh_purge_decay_ms();
+    return age_ms > UINT32_MAX ? 0 : fh_purge(region, (uint32_t)age_ms, runs);
+}
+
+/* What one caller does when it is time, whatever it may purge. */
+static bool begin_turn(struct fh_region *region)
 {
     if (!fh_purge_is_turn(&region->next_purge_ms))
-        return;
+        return false;
     allow_less(region);
-    uint64_t age_ms = fh_load_own_u64(&decay_ms);
-    if (age_ms <= UINT32_MAX)
-        (void)fh_purge(region, (uint32_t)age_ms, FH_PURGE_RUNS);
+    fh_store_relaxed_u64(&region->sparse_is_due, 1); /* a ticket that passes nothing, as above */
+    return true;
+}
+
+void fh_purge_tick(struct fh_region *region)
+{
+    if (begin_turn(region))
+        (void)purge_by_age(region, FH_PURGE_RUNS);
+}
+
+size_t fh_purge_old(struct fh_region *region)
+{
+    (void)begin_turn(region);
+    return purge_by_age(region, ~0u);
 }

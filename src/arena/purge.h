@@ -27,12 +27,18 @@ bool fh_purge_is_turn(uint64_t *next_ms);
 /* To be called now and then from slow paths: if it is time, one caller purges a bounded amount. */
 void fh_purge_tick(struct fh_region *region);
 
+/* All that is old enough, however much, for a thread that has time. Returns the bytes returned. */
+size_t fh_purge_old(struct fh_region *region);
+
 /* To be called after a release: purge some if too many free pools are resident. */
 void fh_purge_excess(struct fh_region *region);
 
 /* Other values than FH_DECAY_MS and FH_RETAIN_MIN_POOLS from now on; no pool is old enough for an
  * age of more than 32 bits. */
 void fh_purge_configure(uint64_t decay_ms, uint64_t retain_min_pools);
+
+/* The decay time in force. */
+uint64_t fh_purge_decay_ms(void);
 
 /* Pools that were purged as too many have been claimed again. */
 void fh_purge_regret(struct fh_region *region, unsigned pools);

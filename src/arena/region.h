@@ -37,7 +37,8 @@ struct fh_arena {
     uint64_t used;
     uint64_t dirty;
     uint64_t regretted; /* free pools that went to the system because there were too many */
-    uint64_t unused[4];
+    uint64_t sparse;    /* hints: pools with few live blocks, see theap/sparse.h */
+    uint64_t unused[3];
     uint32_t freed_ms[FH_ARENA_POOLS]; /* when the pool was last freed; written by who frees it */
     uint64_t shared[FH_CLASSES];       /* hints: pools of each class that anybody may adopt */
 } FH_CACHE_LINE_ALIGNED;
@@ -76,6 +77,11 @@ struct fh_region {
     uint64_t pool_counts FH_CACHE_LINE_ALIGNED; /* how many are retained (free and resident), plus
                                                    how many are in use << 32 */
     uint64_t retain_pools;                      /* more that may be retained; see purge.h */
+
+    /* Any thread; written when a pool becomes sparse or is none any more, see theap/sparse.h. */
+    uint64_t sparse_pools FH_CACHE_LINE_ALIGNED; /* how many are hinted at */
+    uint64_t retain_sparse;                      /* more that may keep their pages */
+    uint64_t sparse_is_due;                      /* 1: it is time to look at their age */
 };
 
 /* Copies of the region's fields for the fast path. Until there is a region, no bytes at an address

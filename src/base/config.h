@@ -85,10 +85,14 @@ enum {
     FH_CLASSES = FH_SMALL_CLASSES + 4 * (FH_BLOCK_MAX_SHIFT - FH_SMALL_SHIFT),
 };
 
-/* How much a heap may keep of what others could use; per class. See docs/tuning.md. */
+/* How much a heap may keep of what others could use; per class, a span counting as its pools. See
+ * docs/tuning.md. */
 enum {
-    FH_QUEUED_MAX = 8,   /* pools with free blocks beside the current one */
-    FH_WAITING_MAX = 16, /* nearly full pools taken back by a local free */
+    FH_QUEUED_MAX = 8, /* pools with free blocks beside the current one */
+    FH_QUEUED_POOLS =
+        (2 << 20) / FH_POOL_BYTES, /* the same of all classes, in a heap that only frees */
+    FH_QUEUED_GIVEN_UP = 4,        /* of more than that, how many leave at once */
+    FH_WAITING_MAX = 16,           /* nearly full pools taken back by a local free */
 };
 
 /* The same, per heap: runs of free pools at hand, so that a heap whose need goes up and down does
@@ -104,8 +108,13 @@ enum {
     FH_PURGE_INTERVAL_MS = 100, /* how often somebody looks */
     FH_PURGE_RUNS = 256,        /* how many runs of pools one look may return */
     FH_RETAIN_MIN_POOLS = (4 << 20) / FH_POOL_BYTES, /* free pools that may always stay resident */
-    FH_RETAIN_PER_IN_USE = 8,                        /* and one for so many in use */
-    FH_REGRET_MS = 100,  /* claimed again so soon, a pool should not have been returned */
+    FH_RETAIN_PER_IN_USE = 32,                       /* and one for so many in use */
+    FH_SPARSE_MIN_POOLS = (8 << 20) / FH_POOL_BYTES, /* sparse pools that may keep empty pages */
+    FH_SPARSE_PER_IN_USE = 64,                       /* and one for so many in use */
+    FH_SPARSE_EXCESS_POOLS = 2,  /* how many are purged at once when there are more */
+    FH_SPARSE_TICK_POOLS = 64,   /* and how many when it is time to */
+    FH_SPARSE_REGRET_POOLS = 64, /* how many more may stay after each that was a mistake */
+    FH_REGRET_MS = 100,          /* claimed again so soon, a pool should not have been returned */
     FH_DEAD_LOOKED = 64, /* of how many heaps one look asks whether their threads still live */
     FH_DEAD_DRAINED = 4, /* and how many it drains at most */
     FH_EXCESS_RUNS = 32, /* how many runs a release returns at once when there are more */

@@ -5,6 +5,7 @@
 
 #include "arena.h"
 #include "bits.h"
+#include "limit.h"
 #include "map.h"
 #include "os.h"
 
@@ -65,7 +66,9 @@ static void *claim_run(struct fh_classic *heap)
     struct fh_region *region = fh_region_peek();
     struct fh_run run;
     unsigned pools = pools_of(heap);
-    if (!fh_arena_claim(region, pools, pools, &run))
+    /* The program's function is not asked: this heap is being changed, and perhaps locked. */
+    if (!fh_arena_claim(region, pools, pools, &run) &&
+        !(fh_limit_make_room(region, pools) && fh_arena_claim(region, pools, pools, &run)))
         return NULL;
     describe(descriptor_of(region, run.pool_index), heap, pools);
     return fh_arena_pool_address(region, run.pool_index);

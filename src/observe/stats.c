@@ -50,11 +50,11 @@ static size_t live_blocks(const struct fh_pool *pool)
     case FH_FULL: /* threshold - credits of capacity are available */
         live = fh_load_own_u32(&pool->capacity) - fh_load_own_u32(&pool->threshold) + credits;
         break;
-    case FH_SHARED:
-        live = credits;
+    case FH_FREE:
+        live = 0;
         break;
     default:
-        live = 0;
+        live = fh_word_shared_live(word, fh_load_own_u32(&pool->capacity));
     }
     return smaller(live, carved); /* the current pool counts one too many */
 }

@@ -69,6 +69,23 @@ static bool parse_switch(struct fh_slice from, uint64_t *number)
     return false;
 }
 
+static bool parse_cgroup(struct fh_slice from, uint64_t *number)
+{
+    static const char word[] = "cgroup";
+    enum { LENGTH = sizeof word - 1, ALL_PERCENT = 100 };
+    struct fh_slice rest;
+    uint64_t percent = ALL_PERCENT;
+    if (from.length < LENGTH || !fh_slice_is_word((struct fh_slice){from.at, LENGTH}, word))
+        return false;
+    if (from.length > LENGTH) {
+        struct fh_slice digits = {from.at + LENGTH + 1, from.length - LENGTH - 1};
+        if (from.at[LENGTH] != ':' || !parse_digits(digits, &percent, &rest) || rest.length > 0)
+            return false;
+    }
+    *number = FH_OF_CGROUP | percent;
+    return percent > 0 && percent <= ALL_PERCENT;
+}
+
 static bool parse_number(const struct fh_range *range, struct fh_slice from, uint64_t *number)
 {
     switch (range->kind) {
@@ -76,6 +93,9 @@ static bool parse_number(const struct fh_range *range, struct fh_slice from, uin
         return parse_word(range->words, from, number);
     case FH_KIND_SIZE:
         return parse_with_unit(size_units, from, number) && *number <= range->maximum;
+    case FH_KIND_LIMIT:
+        return parse_cgroup(from, number) ||
+               (parse_with_unit(size_units, from, number) && *number <= range->maximum);
     case FH_KIND_TIME:
         *number = FH_NEVER;
         return fh_slice_is(from, "-1") ||
@@ -118,6 +138,16 @@ static void add_size(uint64_t bytes, struct fh_text *text)
         fh_text_add_char(text, letters[power]);
 }
 
+static void add_limit(uint64_t limit, struct fh_text *text)
+{
+    if ((limit & FH_OF_CGROUP) == 0) {
+        add_size(limit, text);
+        return;
+    }
+    fh_text_add(text, "cgroup:");
+    fh_text_add_number(text, limit & ~FH_OF_CGROUP);
+}
+
 static void add_time(uint64_t ms, struct fh_text *text)
 {
     if (ms == FH_NEVER) {
@@ -142,6 +172,9 @@ void fh_value_add(const struct fh_range *range, const struct fh_value *value, st
         break;
     case FH_KIND_TIME:
         add_time(value->number, text);
+        break;
+    case FH_KIND_LIMIT:
+        add_limit(value->number, text);
         break;
     default:
         fh_text_add_number(text, value->number);
@@ -178,6 +211,10 @@ void fh_range_add(const struct fh_range *range, struct fh_text *text)
         break;
     case FH_KIND_SWITCH:
         fh_text_add(text, "1 or 0, on or off");
+        break;
+    case FH_KIND_LIMIT:
+        fh_text_add(text,
+                    "a size, 0 for none; or cgroup:80, percent of memory.max, if there is one");
         break;
     }
 }

@@ -7,6 +7,7 @@
  *   size     digits, then nothing or b, k, m, g, t (also kb, kib, ...): powers of 1024
  *   time     digits, then nothing or ms, s, min; or -1 for never
  *   switch   1, on, true, yes, or 0, off, false, no
+ *   limit    a size, or cgroup, or cgroup:80, the number being percent
  *
  * Letters may be of either case, but for text and words.
  */
@@ -21,10 +22,14 @@ enum fh_kind {
     FH_KIND_COUNT,
     FH_KIND_SIZE,
     FH_KIND_TIME,
-    FH_KIND_SWITCH
+    FH_KIND_SWITCH,
+    FH_KIND_LIMIT
 };
 
 #define FH_NEVER UINT64_MAX
+
+/* In a limit's number: the rest of it is percent of the control group's. */
+#define FH_OF_CGROUP ((uint64_t)1 << 63)
 
 enum { FH_VALUE_TEXT_BYTES = 256 };
 

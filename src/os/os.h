@@ -61,7 +61,7 @@ bool fh_os_wipe_on_fork(void *start, size_t bytes);
 /* The process's limit on address space in bytes (RLIMIT_AS), or SIZE_MAX. */
 size_t fh_os_address_space_limit_bytes(void);
 
-/* ---- Waiting: os_wait_linux.c, for the GIL alone -------------------------------------------- */
+/* ---- Waiting: os_wait_linux.c, for the GIL and the purger alone ----------------------------- */
 
 /* Microseconds of a clock that never goes back. */
 uint64_t fh_os_now_us(void);

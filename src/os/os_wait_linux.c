@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Waiting for another thread: for the GIL, and for nothing else in this library. Apart from
- * os_linux.c, so that tests can tell who can reach it. */
+/* Waiting for another thread: for the GIL, and for nothing else in this library but the purger,
+ * which waits for time to pass. Apart from os_linux.c, so that tests can tell who can reach it. */
 #include "os.h"
 
 #include <errno.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "pool.h"
 
+#include "bits.h"
 #include "fatal.h"
 #include "size_class.h"
 
@@ -35,6 +36,9 @@ void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool
     fh_store_own_u32(&pool->pools, pools);
     pool->local = NULL;
     fh_store_own_u32(&pool->carved, 0);
+    pool->frontier = 0;
+    pool->tail_purged = zeroed;
+    pool->holes = 0;
     set_live(pool, 0);
     for (unsigned i = 1; i < pools; i++) {
         pool[i].head_distance = (uint8_t)i;
@@ -67,23 +71,46 @@ static uint32_t blocks_to_carve(uintptr_t address, uint32_t block_bytes)
     return blocks < FH_CARVE_BLOCKS_MIN ? FH_CARVE_BLOCKS_MIN : blocks;
 }
 
-struct fh_block *fh_pool_carve(struct fh_pool *pool)
+static char *block_numbered(const struct fh_pool *pool, uint32_t number)
 {
-    uint32_t carved = fh_load_own_u32(&pool->carved);
-    uint32_t left = pool->capacity - carved;
-    if (left == 0)
-        return NULL;
+    return (char *)pool->origin + FH_BLOCK_ALIGN_BYTES + (size_t)number * pool->block_bytes;
+}
+
+/* Link `count` blocks from `number` on. */
+static struct fh_block *carve(struct fh_pool *pool, uint32_t number, uint32_t count)
+{
     uint32_t block_bytes = pool->block_bytes;
-    char *first = (char *)pool->origin + FH_BLOCK_ALIGN_BYTES + (size_t)carved * block_bytes;
-    uint32_t count = blocks_to_carve((uintptr_t)first, block_bytes);
-    count = count < left ? count : left;
+    char *first = block_numbered(pool, number);
     char *last = first + (size_t)(count - 1) * block_bytes;
     for (char *at = first; at < last; at += block_bytes)
         ((struct fh_block *)(void *)at)->next = (struct fh_block *)(void *)(at + block_bytes);
     ((struct fh_block *)(void *)last)->next = NULL;
-    fh_store_own_u32(&pool->carved, carved + count);
+    fh_store_own_u32(&pool->carved, fh_load_own_u32(&pool->carved) + count);
     fh_store_own_u32(&pool->countdown, fh_load_own_u32(&pool->countdown) + count);
     return (struct fh_block *)(void *)first;
+}
+
+/* The blocks of the lowest hole. */
+static FH_COLD struct fh_block *carve_hole(struct fh_pool *pool)
+{
+    if (pool->holes == 0)
+        return NULL;
+    unsigned page = fh_lowest_bit(pool->holes);
+    pool->holes &= pool->holes - 1;
+    uint32_t first = fh_pool_first_in_page(pool, page);
+    return carve(pool, first, fh_pool_first_in_page(pool, page + 1) - first);
+}
+
+struct fh_block *fh_pool_carve(struct fh_pool *pool)
+{
+    uint32_t number = pool->frontier;
+    uint32_t left = pool->capacity - number;
+    if (FH_UNLIKELY(left == 0))
+        return carve_hole(pool);
+    uint32_t count = blocks_to_carve((uintptr_t)block_numbered(pool, number), pool->block_bytes);
+    count = count < left ? count : left;
+    pool->frontier = number + count;
+    return carve(pool, number, count);
 }
 
 struct fh_block *fh_pool_collect(struct fh_pool *pool, uint32_t heap_id)
@@ -107,6 +134,12 @@ void fh_pool_put_back(struct fh_pool *pool, struct fh_block *blocks)
     last->next = pool->local;
     pool->local = blocks;
     fh_store_own_u32(&pool->countdown, fh_load_own_u32(&pool->countdown) - count);
+}
+
+uint32_t fh_pool_first_in_page(const struct fh_pool *pool, unsigned page)
+{
+    uint32_t number = (page * (uint32_t)FH_CARVE_BYTES + pool->block_bytes - 1) / pool->block_bytes;
+    return number < pool->capacity ? number : pool->capacity;
 }
 
 /* ---- Transitions of the word ------------------------------------------------------------------
@@ -146,13 +179,13 @@ bool fh_pool_adopt(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id)
 {
     uint64_t word = load_word(pool);
     do {
-        if (fh_word_state(word) != FH_SHARED)
+        if (!fh_word_is_shared(word))
             return false;
         /* [remote-free] acquire; [pool-hand-over] acquire: the last owner's line. */
     } while (
         !fh_cas_acq_rel_u64(&pool->word, &word, fh_word(FH_ACTIVE, heap_id, FH_ACTIVE_CREDITS, 0)));
     pool->local = fh_word_list(pool, word);
-    set_live(pool, fh_word_credits(word));
+    set_live(pool, fh_word_shared_live(word, pool->capacity));
     fh_store_own_u64(&pool->home, heap_tag);
     set_owner(pool, heap_tag);
     return true;
@@ -173,6 +206,16 @@ void fh_pool_is_damaged(const struct fh_pool *pool)
                      "the pool here is damaged: an address inside one of its blocks was freed");
 }
 
+/* Shared, with so many live blocks, at least one. */
+static uint64_t word_shared(const struct fh_pool *pool, uint32_t live, uint32_t head)
+{
+    unsigned level = 0;
+    while (live <= fh_pool_level_end(pool->capacity, level))
+        level++;
+    return fh_word((enum fh_pool_state)(FH_SHARED + level), 0,
+                   live - fh_pool_level_end(pool->capacity, level), head);
+}
+
 /* The word for an owner's pool that it gives up, with every known free block on the local list. */
 static uint64_t word_given_up(const struct fh_pool *pool)
 {
@@ -182,19 +225,21 @@ static uint64_t word_given_up(const struct fh_pool *pool)
     if (live == 0)
         return fh_word(FH_FREE, 0, 0, 0);
     if (available >= pool->threshold)
-        return fh_word(FH_SHARED, 0, live, head);
+        return word_shared(pool, live, head);
     return fh_word(FH_FULL, 0, pool->threshold - available, head);
 }
 
 static enum fh_pool_event event_of(uint64_t word)
 {
     switch (fh_word_state(word)) {
-    case FH_SHARED:
-        return FH_POOL_NOW_SHARED;
     case FH_FREE:
         return FH_POOL_NOW_EMPTY;
-    default:
+    case FH_FULL:
         return FH_POOL_NOTHING;
+    case FH_SHARED:
+        return FH_POOL_NOW_SHARED;
+    default:
+        return FH_POOL_NOW_SPARSE;
     }
 }
 
@@ -218,10 +263,10 @@ enum fh_pool_event fh_pool_give_up(struct fh_pool *pool, uint32_t heap_id)
 static uint64_t word_decided(const struct fh_pool *pool, uint64_t word,
                              const struct fh_block *block)
 {
-    if (fh_word_state(word) == FH_FULL)
-        return fh_word(FH_SHARED, 0, pool->capacity - pool->threshold,
-                       fh_pool_index_of(pool, block));
-    return fh_word(FH_FREE, 0, 0, 0);
+    uint32_t live = fh_word_state(word) == FH_FULL ? pool->capacity - pool->threshold
+                                                   : fh_word_shared_live(word, pool->capacity) - 1;
+    return live == 0 ? fh_word(FH_FREE, 0, 0, 0)
+                     : word_shared(pool, live, fh_pool_index_of(pool, block));
 }
 
 enum fh_pool_event fh_pool_free_deciding(struct fh_pool *pool, struct fh_block *block)

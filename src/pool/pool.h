@@ -15,16 +15,19 @@
  *   ACTIVE  heap `owner` takes blocks. Credits start at FH_ACTIVE_CREDITS and never run out.
  *   FULL    nobody's: every block was handed out. `owner` is who filled it and may take it back.
  * After `credits` more frees it is worth sharing. SHARED  nobody's, with free blocks: any heap that
- * needs the class may adopt it. After `credits` more frees it is empty, and who frees the last
- * block gives the pool back.
+ * needs the class may adopt it. There are FH_SHARED_LEVELS such states, for ever fewer live blocks:
+ * at the first more than 1/4 of the capacity, at the next more than 1/16, and so on. After
+ * `credits` more frees a pool reaches the next level, where it is worth looking for pages without a
+ * live block (hole.h); at the last it is empty, and who frees the last block gives the pool back.
  *
  * So the number of blocks on the word's list follows from the state: FH_ACTIVE_CREDITS - credits
- * when ACTIVE, threshold - (capacity - carved) - credits when FULL, carved - credits when SHARED.
+ * when ACTIVE, threshold - (capacity - carved) - credits when FULL, carved - live when SHARED, with
+ * live = credits + fh_pool_level_end().
  *
  * Always, as the owner sees it, with live = fh_pool_live():
  *   live + length(local) == carved <= capacity
  * where live counts blocks that callers hold, that lie in the heap's bin, and that are on the
- * word's list. docs/concurrency.md has the transitions; tests/model/pool.pml checks them.
+ * word's list. docs/design.md has the transitions; tests/model/pool.pml checks them.
  */
 #ifndef FH_POOL_POOL_H
 #define FH_POOL_POOL_H
@@ -71,19 +74,29 @@ struct fh_pool {
     struct fh_block *local FH_CACHE_LINE_ALIGNED; /* blocks it freed */
     uint32_t countdown; /* local frees until fh_theap_countdown_ended() has something to decide */
     uint32_t live_then; /* live blocks at that point, see fh_pool_live() */
-    uint32_t carved;    /* blocks ever handed out; memory above them is untouched */
-    uint8_t list;       /* enum fh_pool_list: where in its heap */
+    uint32_t carved;    /* blocks that are live or in a list */
+    uint32_t
+        frontier;     /* blocks before this one were carved, and all but those in holes still are */
+    uint8_t list;     /* enum fh_pool_list: where in its heap */
+    bool tail_purged; /* pages after the frontier's are not resident */
     struct fh_pool *previous, *next; /* in that list */
+    uint64_t holes; /* pages of FH_CARVE_BYTES whose blocks, those that start there, are not carved
+                       any more */
 
     /* Everybody. */
     uint64_t word FH_CACHE_LINE_ALIGNED;
 
-    uint64_t spare FH_CACHE_LINE_ALIGNED; /* a line for debugging and statistics */
+    uint64_t unused FH_CACHE_LINE_ALIGNED; /* keeps the next descriptor's first line apart */
 };
 
 static_assert(sizeof(struct fh_pool) == FH_DESCRIPTOR_BYTES, "descriptors are found by a shift");
 
 enum fh_pool_state { FH_FREE, FH_ACTIVE, FH_FULL, FH_SHARED };
+
+enum {
+    FH_SHARED_LEVELS = 4, /* states from FH_SHARED on */
+    FH_LEVEL_SHIFT = 2,   /* from one to the next a quarter is left */
+};
 
 enum {
     FH_WORD_STATE_SHIFT = 16,
@@ -97,6 +110,7 @@ enum { FH_ACTIVE_CREDITS = 0x8000 };
 enum fh_pool_event {
     FH_POOL_NOTHING,
     FH_POOL_NOW_SHARED, /* set its hint */
+    FH_POOL_NOW_SPARSE, /* the same, and so few blocks are live that there may be holes */
     FH_POOL_NOW_EMPTY,  /* the caller alone holds the pool: clear its hint, give it back */
 };
 
@@ -110,6 +124,11 @@ FH_ALWAYS_INLINE uint64_t fh_word(enum fh_pool_state state, uint32_t owner, uint
 FH_ALWAYS_INLINE enum fh_pool_state fh_word_state(uint64_t word)
 {
     return (enum fh_pool_state)(word >> FH_WORD_STATE_SHIFT & 15);
+}
+
+FH_ALWAYS_INLINE bool fh_word_is_shared(uint64_t word)
+{
+    return fh_word_state(word) >= FH_SHARED;
 }
 
 FH_ALWAYS_INLINE uint32_t fh_word_owner(uint64_t word)
@@ -152,6 +171,18 @@ FH_ALWAYS_INLINE uint32_t fh_pool_live(const struct fh_pool *pool)
     return fh_load_own_u32(&pool->countdown) + fh_load_own_u32(&pool->live_then);
 }
 
+/* How many blocks are live at the end of a level, 0 for the first: the next level's most. */
+FH_ALWAYS_INLINE uint32_t fh_pool_level_end(uint32_t capacity, unsigned level)
+{
+    return level == FH_SHARED_LEVELS - 1 ? 0 : capacity >> FH_LEVEL_SHIFT * (level + 1);
+}
+
+/* The live blocks of a pool whose word says that it is shared. */
+FH_ALWAYS_INLINE uint32_t fh_word_shared_live(uint64_t word, uint32_t capacity)
+{
+    return fh_word_credits(word) + fh_pool_level_end(capacity, fh_word_state(word) - FH_SHARED);
+}
+
 /* A free by anyone but the owner. False, with nothing done, if this is the free that has something
  * to decide: then fh_pool_free_deciding(). Or if the pool has no credits at all, as none has that
  * does not hold blocks. */
@@ -185,7 +216,8 @@ void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool
 /* An empty pool that the caller alone holds becomes no pool, ready to go back to its arena. */
 void fh_pool_end(struct fh_pool *pool);
 
-/* Owner: cut the next page's worth of blocks. NULL if all are cut. They count as live. */
+/* Owner: cut the next page's worth of blocks, or those of a hole. NULL if all are cut. They count
+ * as live. */
 struct fh_block *fh_pool_carve(struct fh_pool *pool);
 
 /* Owner: take the local list. NULL if empty. They count as live from now on, and so need not be
@@ -203,6 +235,9 @@ FH_ALWAYS_INLINE struct fh_block *fh_pool_take_local(struct fh_pool *pool)
     return blocks;
 }
 
+/* The first block that starts in this page of FH_CARVE_BYTES of the pool, or in a later one. */
+uint32_t fh_pool_first_in_page(const struct fh_pool *pool, unsigned page);
+
 /* Owner: take the remotely freed blocks. NULL if there are none. They go on counting as live. */
 struct fh_block *fh_pool_collect(struct fh_pool *pool, uint32_t heap_id);
 
@@ -217,7 +252,7 @@ bool fh_pool_leave_full(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_i
 bool fh_pool_take_back(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id,
                        struct fh_block *block);
 
-/* SHARED to ACTIVE. False if it is not SHARED (any more). */
+/* SHARED, at any level, to ACTIVE. False if it is not SHARED (any more). */
 bool fh_pool_adopt(struct fh_pool *pool, uint64_t heap_tag, uint32_t heap_id);
 
 /* Owner: ACTIVE to FULL, SHARED or EMPTY, whichever its blocks make it. The pool must be in no

@@ -3,6 +3,7 @@
 
 #include "arena.h"
 #include "bits.h"
+#include "limit.h"
 #include "os.h"
 #include "shared.h"
 #include "spare.h"
@@ -55,12 +56,23 @@ static struct fh_theap *heap_for_claim(void)
     return fh_theap_is_busy(heap) && heap != &fh_theap_none ? NULL : fh_theap_enter();
 }
 
+/* Inside a handler, which leaves the heap alone. */
+static bool claim_without_heap(struct fh_region *region, unsigned pools, unsigned align_pools,
+                               struct fh_run *run)
+{
+    struct fh_appeal appeal = {0};
+    bool claimed = fh_arena_claim(region, pools, align_pools, run);
+    while (!claimed && fh_limit_appeal(region, pools, &appeal))
+        claimed = fh_arena_claim(region, pools, align_pools, run);
+    return claimed;
+}
+
 static bool claim_pools(struct fh_region *region, unsigned pools, unsigned align_pools,
                         struct fh_run *run)
 {
     struct fh_theap *heap = heap_for_claim();
     if (heap == NULL)
-        return fh_arena_claim(region, pools, align_pools, run);
+        return claim_without_heap(region, pools, align_pools, run);
     bool claimed = fh_spare_claim(heap, pools, align_pools, run);
     fh_theap_leave(heap);
     return claimed;
@@ -89,13 +101,50 @@ static bool extend_pools(struct fh_region *region, size_t number, unsigned pools
     return extended;
 }
 
+static void give_up_caches(void)
+{
+    struct fh_theap *heap = fh_theap_of_thread();
+    if (fh_theap_is_busy(heap))
+        return;
+    fh_theap_set_busy(heap);
+    fh_theap_drain(heap);
+    fh_theap_set_idle(heap);
+}
+
+static bool claim_arenas(struct fh_region *region, size_t arenas, size_t align_arenas,
+                         struct fh_run *run)
+{
+    struct fh_appeal appeal = {0};
+    if (FH_LIKELY(fh_arenas_claim(region, arenas, align_arenas, run)))
+        return true;
+    if (fh_limit_find() == NULL)
+        return false;
+    give_up_caches();
+    bool claimed = false;
+    while (!claimed && fh_limit_appeal(region, (uint64_t)arenas << FH_ARENA_POOL_SHIFT, &appeal))
+        claimed = fh_arenas_claim(region, arenas, align_arenas, run);
+    return claimed;
+}
+
+static bool extend_arenas(struct fh_region *region, size_t number, size_t arenas, size_t more)
+{
+    uint64_t more_pools = (uint64_t)more << FH_ARENA_POOL_SHIFT;
+    if (fh_arenas_extend(region, number, arenas, more))
+        return true;
+    if (!fh_limit_refuses(region, more_pools))
+        return false;
+    give_up_caches();
+    (void)fh_limit_make_room(region, more_pools);
+    return fh_arenas_extend(region, number, arenas, more);
+}
+
 static bool claim(struct fh_region *region, size_t bytes, size_t alignment, struct fh_run *run)
 {
     size_t pools = pools_for(bytes);
     if (pools <= FH_ARENA_POOLS && alignment <= FH_ARENA_BYTES)
         return claim_pools(region, (unsigned)pools, (unsigned)units_of(alignment, FH_POOL_SHIFT),
                            run);
-    return fh_arenas_claim(region, arenas_for(pools), units_of(alignment, FH_ARENA_SHIFT), run);
+    return claim_arenas(region, arenas_for(pools), units_of(alignment, FH_ARENA_SHIFT), run);
 }
 
 void *fh_large_malloc(size_t bytes, size_t alignment, bool *zeroed)
@@ -146,7 +195,7 @@ static bool resize_arenas(struct fh_region *region, size_t number, uint32_t pool
     if (wanted <= FH_ARENA_POOLS)
         return false; /* no longer huge: it shall move to where it wastes less */
     if (wanted_arenas > arenas)
-        return fh_arenas_extend(region, number, arenas, wanted_arenas - arenas);
+        return extend_arenas(region, number, arenas, wanted_arenas - arenas);
     size_t kept = wanted_arenas << FH_ARENA_POOL_SHIFT;
     if (wanted_arenas < arenas)
         fh_arenas_release(region, number + kept, arenas - wanted_arenas, pools - kept);

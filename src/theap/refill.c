@@ -4,10 +4,12 @@
 #include <errno.h>
 
 #include "arena.h"
+#include "bits.h"
 #include "holder.h"
 #include "purge.h"
 #include "shared.h"
 #include "spare.h"
+#include "sparse.h"
 #include "thread.h"
 
 /* ---- The two lists of a bin -------------------------------------------------------------------
@@ -36,18 +38,25 @@ static void unlink_pool(struct fh_pool **newest, struct fh_pool **oldest, struct
         *oldest = pool->previous;
 }
 
-static void enqueue(struct fh_bin *bin, struct fh_pool *pool)
+static void enqueue(struct fh_theap *heap, unsigned class_index, struct fh_pool *pool)
 {
+    struct fh_bin *bin = &heap->bins[class_index];
     link_newest(&bin->queued, &bin->oldest_queued, pool);
     pool->list = FH_LIST_QUEUED;
     bin->queued_count++;
+    heap->queued_pools += fh_class_pools(class_index);
+    heap->queued_classes |= (uint64_t)1 << class_index;
 }
 
-static void dequeue(struct fh_bin *bin, struct fh_pool *pool)
+static void dequeue(struct fh_theap *heap, unsigned class_index, struct fh_pool *pool)
 {
+    struct fh_bin *bin = &heap->bins[class_index];
     unlink_pool(&bin->queued, &bin->oldest_queued, pool);
     pool->list = FH_LIST_NONE;
     bin->queued_count--;
+    heap->queued_pools -= fh_class_pools(class_index);
+    if (bin->queued == NULL)
+        heap->queued_classes &= ~((uint64_t)1 << class_index);
 }
 
 static void start_waiting(struct fh_bin *bin, struct fh_pool *pool)
@@ -80,15 +89,51 @@ static void give_up(struct fh_theap *heap, struct fh_pool *pool)
     }
 }
 
-/* A pool with room joins the queue; the oldest leaves it when there are too many. */
-static void enqueue_within_limit(struct fh_theap *heap, struct fh_bin *bin, struct fh_pool *pool)
+static void give_up_oldest_queued(struct fh_theap *heap, unsigned class_index)
 {
-    enqueue(bin, pool);
-    if (bin->queued_count <= FH_QUEUED_MAX)
-        return;
-    struct fh_pool *oldest = bin->oldest_queued;
-    dequeue(bin, oldest);
+    struct fh_pool *oldest = heap->bins[class_index].oldest_queued;
+    dequeue(heap, class_index, oldest);
     give_up(heap, oldest);
+}
+
+/* Of the classes with queued pools, the next lower one, from the lowest to the highest. */
+static unsigned next_queued_class(const struct fh_theap *heap, unsigned class_index)
+{
+    uint64_t lower = heap->queued_classes & fh_low_bits(class_index);
+    return fh_log2_floor(lower != 0 ? lower : heap->queued_classes);
+}
+
+/* Spans count for what they take. */
+static unsigned queued_max(unsigned class_index)
+{
+    return FH_QUEUED_MAX / fh_class_pools(class_index);
+}
+
+static unsigned waiting_max(unsigned class_index)
+{
+    return FH_WAITING_MAX / fh_class_pools(class_index);
+}
+
+/* Has the heap, after so many pools in a row, more of them than one that only frees should? */
+static bool hoards(const struct fh_theap *heap)
+{
+    return heap->queued_in_a_row > FH_QUEUED_POOLS && heap->queued_pools > FH_QUEUED_POOLS;
+}
+
+/* A pool with room joins the queue. When there are too many, the oldest of its class leaves it. A
+ * thread that frees much and then idles comes by no more; so of a heap from which nothing is taken
+ * some leave, of all classes in turn. */
+static void enqueue_within_limit(struct fh_theap *heap, struct fh_pool *pool)
+{
+    unsigned class_index = pool->class_index;
+    enqueue(heap, class_index, pool);
+    heap->queued_in_a_row++;
+    if (heap->bins[class_index].queued_count > queued_max(class_index))
+        give_up_oldest_queued(heap, class_index);
+    for (int left = FH_QUEUED_GIVEN_UP; FH_UNLIKELY(hoards(heap)) && left > 0; left--) {
+        class_index = next_queued_class(heap, class_index);
+        give_up_oldest_queued(heap, class_index);
+    }
 }
 
 static void give_up_oldest_waiting(struct fh_theap *heap, struct fh_bin *bin)
@@ -175,21 +220,23 @@ static struct fh_pool *start_pool(struct fh_theap *heap, unsigned class_index)
 /* A pool with room: queued, shared, or new. */
 static struct fh_pool *next_pool(struct fh_theap *heap, unsigned class_index)
 {
-    struct fh_bin *bin = &heap->bins[class_index];
-    struct fh_pool *pool = bin->queued;
+    struct fh_pool *pool = heap->bins[class_index].queued;
+    heap->queued_in_a_row = 0;
     if (pool != NULL) {
-        dequeue(bin, pool);
+        dequeue(heap, class_index, pool);
         return pool;
     }
     pool = fh_shared_adopt(heap, class_index);
     return pool != NULL ? pool : start_pool(heap, class_index);
 }
 
-static void tick(struct fh_theap *heap, struct fh_bin *bin)
+static void tick(struct fh_theap *heap, unsigned class_index)
 {
-    if (bin->waiting_count >= FH_WAITING_MAX)
+    struct fh_bin *bin = &heap->bins[class_index];
+    if (bin->waiting_count >= waiting_max(class_index))
         give_up_oldest_waiting(heap, bin); /* they may have stopped getting frees */
     fh_purge_tick(heap->region);
+    fh_sparse_tick(heap->region);
     fh_holder_tick(heap);
 }
 
@@ -227,7 +274,7 @@ FH_ALWAYS_INLINE struct fh_block *first_block(struct fh_theap *heap, unsigned cl
 
 static FH_COLD struct fh_block *first_of_further_blocks(struct fh_theap *heap, unsigned class_index)
 {
-    tick(heap, &heap->bins[class_index]);
+    tick(heap, class_index);
     return find_blocks(heap, class_index);
 }
 
@@ -264,9 +311,9 @@ void fh_theap_countdown_ended(struct fh_theap *heap, struct fh_pool *pool)
         stop_waiting(bin, pool);
         fh_store_own_u32(&pool->countdown, pool->live_then);
         fh_store_own_u32(&pool->live_then, 0);
-        enqueue_within_limit(heap, bin, pool);
+        enqueue_within_limit(heap, pool);
     } else if (pool->list == FH_LIST_QUEUED) {
-        dequeue(bin, pool);
+        dequeue(heap, pool->class_index, pool);
         give_up(heap, pool); /* empty */
     }
     fh_theap_leave(heap);
@@ -278,7 +325,7 @@ static void place_taken_back(struct fh_theap *heap, struct fh_pool *pool)
     struct fh_bin *bin = &heap->bins[pool->class_index];
     uint32_t freed = pool->capacity - fh_pool_live(pool);
     if (freed >= pool->threshold) {
-        enqueue_within_limit(heap, bin, pool);
+        enqueue_within_limit(heap, pool);
         return;
     }
     fh_store_own_u32(&pool->countdown, pool->threshold - freed);
@@ -295,8 +342,8 @@ static bool may_take_back(const struct fh_theap *heap, const struct fh_pool *poo
     if (fh_word_state(word) != FH_FULL || fh_word_owner(word) != heap->id)
         return false;
     if (fh_word_credits(word) == 1)
-        return bin->queued_count < FH_QUEUED_MAX;
-    return bin->waiting_count < FH_WAITING_MAX;
+        return bin->queued_count < queued_max(pool->class_index);
+    return bin->waiting_count < waiting_max(pool->class_index);
 }
 
 void fh_theap_free_home(struct fh_theap *heap, struct fh_pool *pool, struct fh_block *block)
@@ -337,7 +384,7 @@ void fh_theap_drain_class(struct fh_theap *heap, unsigned class_index)
         give_up(heap, pool);
     }
     while ((pool = bin->queued) != NULL) {
-        dequeue(bin, pool);
+        dequeue(heap, class_index, pool);
         give_up(heap, pool);
     }
     while (bin->oldest_waiting != NULL)

@@ -3,6 +3,7 @@
 
 #include "arena.h"
 #include "bits.h"
+#include "sparse.h"
 
 enum { ARENAS_SEARCHED = 64, POOLS_TRIED = 64 };
 
@@ -55,8 +56,10 @@ void fh_shared_remove(struct fh_region *region, struct fh_pool *pool)
 
 void fh_shared_settle(struct fh_region *region, struct fh_pool *pool, enum fh_pool_event event)
 {
-    if (event == FH_POOL_NOW_SHARED) {
+    if (event == FH_POOL_NOW_SHARED || event == FH_POOL_NOW_SPARSE) {
         fh_shared_add(region, pool);
+        if (event == FH_POOL_NOW_SPARSE)
+            fh_sparse_add(region, pool);
     } else if (event == FH_POOL_NOW_EMPTY) {
         unsigned pools = fh_load_own_u32(&pool->pools);
         fh_pool_end(pool);
@@ -71,7 +74,7 @@ static void forget_stale(struct fh_region *region, unsigned class_index, size_t 
     remove_bit(region, class_index, number);
     /* The second look, at what fh_shared_add() speaks of. Relaxed: if its hint came before ours was
      * taken away, remove_bit() has acquired the word. */
-    if (fh_word_state(fh_load_relaxed_u64(&pool->word)) == FH_SHARED)
+    if (fh_word_is_shared(fh_load_relaxed_u64(&pool->word)))
         fh_shared_add(region, pool);
 }
 
@@ -85,8 +88,10 @@ static struct fh_pool *adopt(struct fh_theap *heap, unsigned class_index, size_t
         return NULL;
     }
     remove_bit(region, class_index, number);
-    if (FH_LIKELY(pool->class_index == class_index))
+    if (FH_LIKELY(pool->class_index == class_index)) {
+        fh_sparse_adopted(region, pool);
         return pool;
+    }
     /* Only now may the class be read, and it is another: the hint was of the pool's earlier life.
      */
     fh_shared_remove(region, pool);

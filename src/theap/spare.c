@@ -2,6 +2,8 @@
 #include "spare.h"
 
 #include "holder.h"
+#include "limit.h"
+#include "thread.h"
 
 /* Take entry `at` out; the order of the others is their age. */
 static struct fh_spare remove_at(struct fh_theap *heap, unsigned at)
@@ -55,6 +57,29 @@ static unsigned best_fit(const struct fh_theap *heap, unsigned pools, unsigned a
     return best;
 }
 
+static bool claim_from_arenas(struct fh_theap *heap, unsigned pools, unsigned align_pools,
+                              struct fh_run *run)
+{
+    if (pools == 1)
+        return fh_arena_claim(heap->region, 1, align_pools, run);
+    return fh_arena_claim_near(heap->region, &heap->large_arena, pools, align_pools, run);
+}
+
+/* Refused: if that may be for the limit, give up all that the heap keeps, and try again as long as
+ * that is of use. */
+static FH_COLD bool claim_at_limit(struct fh_theap *heap, unsigned pools, unsigned align_pools,
+                                   struct fh_run *run)
+{
+    struct fh_appeal appeal = {0};
+    bool claimed = false;
+    if (fh_limit_find() == NULL)
+        return false;
+    fh_theap_drain(heap);
+    while (!claimed && fh_limit_appeal(heap->region, pools, &appeal))
+        claimed = claim_from_arenas(heap, pools, align_pools, run);
+    return claimed;
+}
+
 bool fh_spare_claim(struct fh_theap *heap, unsigned pools, unsigned align_pools, struct fh_run *run)
 {
     unsigned at = best_fit(heap, pools, align_pools);
@@ -64,10 +89,10 @@ bool fh_spare_claim(struct fh_theap *heap, unsigned pools, unsigned align_pools,
         take_front(heap, at, pools);
         return true;
     }
-    if (pools == 1)
-        return fh_arena_claim(heap->region, 1, align_pools, run);
-    fh_holder_tick(heap); /* for threads that have only large blocks */
-    return fh_arena_claim_near(heap->region, &heap->large_arena, pools, align_pools, run);
+    if (pools > 1)
+        fh_holder_tick(heap); /* for threads that have only large blocks */
+    return FH_LIKELY(claim_from_arenas(heap, pools, align_pools, run)) ||
+           claim_at_limit(heap, pools, align_pools, run);
 }
 
 bool fh_spare_extend(struct fh_theap *heap, size_t pool_index, unsigned pools, unsigned more)
@@ -78,6 +103,12 @@ bool fh_spare_extend(struct fh_theap *heap, size_t pool_index, unsigned pools, u
             return true;
         }
     }
+    if (FH_LIKELY(fh_arena_extend(heap->region, pool_index, pools, more)))
+        return true;
+    if (!fh_limit_refuses(heap->region, more))
+        return false;
+    fh_spare_drain(heap);
+    (void)fh_limit_make_room(heap->region, more);
     return fh_arena_extend(heap->region, pool_index, pools, more);
 }
 

@@ -10,7 +10,9 @@
 #include "arena.h"
 #include "theap.h"
 
-/* As fh_arena_claim(), first from what the busy heap has at hand. */
+/* As fh_arena_claim(), first from what the busy heap has at hand. At the limit all that the heap
+ * keeps is given up before it fails, and the program's function is asked (freehold/limit.h), which
+ * may allocate: no list of the heap's may be half changed. */
 bool fh_spare_claim(struct fh_theap *heap, unsigned pools, unsigned align_pools,
                     struct fh_run *run);
 

@@ -7,9 +7,10 @@
  *
  *   current  the bin's blocks are all of this pool. One live block more than there are is counted,
  * so that it is never found empty. queued   pools with at least `threshold` free blocks, or adopted
- * ones. At most FH_QUEUED_MAX. waiting  pools that were full until this heap freed a block of
- * theirs. At most FH_WAITING_MAX. A waiting pool is queued once it has `threshold` free blocks;
- * until then it is not allocated from, so that nearly full pools do not change hands on every call.
+ * ones. At most FH_QUEUED_MAX, spans counted as their pools. waiting  pools that were full until
+ * this heap freed a block of theirs. At most FH_WAITING_MAX. A waiting pool is queued once it has
+ * `threshold` free blocks; until then it is not allocated from, so that nearly full pools do not
+ * change hands on every call.
  *
  * busy: said of a heap while its thread is inside. A call that finds it busy is in a signal handler
  * that interrupted another call, or in a thread without a heap of its own; it borrows a heap, and
@@ -57,6 +58,9 @@ struct fh_theap {
     uint32_t large_arena; /* where its last large block came from */
     uint32_t spare_runs;
     uint32_t spare_pools;
+    uint32_t queued_pools;                 /* of all classes together */
+    uint32_t queued_in_a_row;              /* pools since a bin last needed one */
+    uint64_t queued_classes;               /* bit n: class n has a pool queued */
     struct fh_spare spares[FH_SPARE_RUNS]; /* oldest first */
     struct fh_bin bins[FH_CLASSES];
     uint64_t holder;         /* which thread's own heap it is, see holder.h */

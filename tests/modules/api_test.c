@@ -81,7 +81,7 @@ TEST(a_flush_lets_other_threads_have_the_pools_and_the_thread_go_on)
     const struct fh_pool *pool = fh_theap_pool_of(block);
     CHECK(fh_word_state(pool->word) == FH_ACTIVE);
     fh_thread_flush();
-    CHECK(fh_word_state(pool->word) == FH_SHARED && pool->owner == 0);
+    CHECK(fh_word_is_shared(pool->word) && pool->owner == 0);
     void *next = fh_raw_malloc(100);
     CHECK(fh_theap_pool_of(next) == pool); /* adopted again */
     fh_raw_free(block);

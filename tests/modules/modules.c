@@ -389,7 +389,8 @@ static unsigned walk(const struct fh_pool *pool, const struct fh_block *block,
         CHECK(fh_pool_has_block_at(pool, block));
         size_t number =
             ((uintptr_t)block - pool->origin - FH_BLOCK_ALIGN_BYTES) / pool->block_bytes;
-        CHECK(number < pool->carved && !all->seen[number]);
+        CHECK(number < pool->frontier && !all->seen[number]);
+        CHECK((pool->holes >> number * pool->block_bytes / FH_CARVE_BYTES & 1) == 0);
         all->seen[number] = true;
     }
     return length;
@@ -405,12 +406,13 @@ static unsigned remote_blocks_by_word(const struct fh_pool *pool, uint64_t word)
     case FH_FULL:
         CHECK(credits >= 1 && credits <= pool->threshold);
         return pool->threshold - (pool->capacity - pool->carved) - credits;
-    case FH_SHARED:
-        CHECK(credits >= 1 && credits <= pool->capacity - pool->threshold);
-        return pool->carved - credits;
-    default:
+    case FH_FREE:
         CHECK(word == 0);
         return 0;
+    default:
+        CHECK(credits >= 1);
+        CHECK(fh_word_shared_live(word, pool->capacity) <= pool->capacity - pool->threshold);
+        return pool->carved - fh_word_shared_live(word, pool->capacity);
     }
 }
 
@@ -443,11 +445,10 @@ unsigned blocks_out(const struct fh_pool *pool)
     switch (fh_word_state(word)) {
     case FH_ACTIVE:
         return true_live(pool) - remote_blocks_by_word(pool, word);
-    case FH_FULL:
-    case FH_SHARED:
-        return pool->carved - remote_blocks_by_word(pool, word);
-    default:
+    case FH_FREE:
         return 0;
+    default:
+        return pool->carved - remote_blocks_by_word(pool, word);
     }
 }
 
@@ -488,7 +489,9 @@ static void check_bin(const struct fh_theap *heap, unsigned class_index)
         check_owned(heap, bin->current, class_index, FH_LIST_CURRENT);
         CHECK(walk(bin->current, heap->ready[class_index], &all) <= true_live(bin->current));
     }
-    CHECK(bin->queued_count <= FH_QUEUED_MAX && bin->waiting_count <= FH_WAITING_MAX);
+    CHECK(bin->queued_count * fh_class_pools(class_index) <= FH_QUEUED_MAX);
+    CHECK(bin->waiting_count * fh_class_pools(class_index) <= FH_WAITING_MAX);
+    CHECK((bin->queued_count > 0) == (heap->queued_classes >> class_index & 1));
     CHECK(check_list(heap, class_index, FH_LIST_QUEUED, bin->queued, bin->oldest_queued) ==
           bin->queued_count);
     CHECK(check_list(heap, class_index, FH_LIST_WAITING, bin->waiting, bin->oldest_waiting) ==
@@ -521,9 +524,13 @@ static void check_spares(const struct fh_theap *heap)
 
 void check_heap(const struct fh_theap *heap)
 {
+    uint32_t queued_pools = 0;
     check_spares(heap);
-    for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++)
+    for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++) {
         check_bin(heap, class_index);
+        queued_pools += heap->bins[class_index].queued_count * fh_class_pools(class_index);
+    }
+    CHECK(queued_pools == heap->queued_pools);
 }
 
 /* A member is of use only if a search comes upon it, from wherever it begins. */
@@ -541,7 +548,7 @@ static void check_claimed_pool(const struct fh_region *region, uint32_t arena, u
     if (pool->kind != FH_POOL_BLOCKS)
         return;
     check_pool(pool);
-    if (fh_word_state(pool->word) != FH_SHARED)
+    if (!fh_word_is_shared(pool->word))
         return;
     CHECK(region->arenas[arena].shared[pool->class_index] >> pool_bit & 1);
     check_hint(region, pool->class_index, arena);
@@ -559,6 +566,9 @@ static void check_arena(const struct fh_region *region, uint32_t index)
         check_hint(region, FH_HINTS_EMPTY, index);
     if ((arena->dirty & ~arena->used) != 0)
         check_hint(region, FH_HINTS_DIRTY, index);
+    CHECK((arena->sparse & ~all) == 0);
+    if (arena->sparse != 0)
+        check_hint(region, FH_HINTS_SPARSE, index);
     for (unsigned pool_bit = 0; pool_bit < FH_ARENA_POOLS; pool_bit++)
         if (arena->used >> pool_bit & 1)
             check_claimed_pool(region, index, pool_bit);
@@ -566,15 +576,16 @@ static void check_arena(const struct fh_region *region, uint32_t index)
 
 void check_region(const struct fh_region *region)
 {
-    size_t retained = 0;
+    size_t retained = 0, sparse = 0;
     for (size_t i = fh_region_next_arena(region, 0); i < region->arenas_max;
          i = fh_region_next_arena(region, i + 1)) {
         const struct fh_arena *arena = &region->arenas[i];
+        sparse += (size_t)__builtin_popcountll(arena->sparse);
         if (arena->start == 0)
             continue;
         check_arena(region, (uint32_t)i);
         retained += (size_t)__builtin_popcountll(arena->dirty & ~arena->used);
     }
-    CHECK(fh_region_retained_pools(region) == retained);
+    CHECK(fh_region_retained_pools(region) == retained && region->sparse_pools == sparse);
     CHECK(fh_region_pools_in_use(region) == claimed_pools(region));
 }

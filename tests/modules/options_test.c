@@ -287,6 +287,10 @@ static const struct complaint complaints[] = {
                                    "malloc?\n"},
     {"FREEHOLD_CONF=DECAY_MS:1", "FREEHOLD_CONF: there is no option `DECAY_MS`; try help\n"},
     {"FREEHOLD_CONF=a\033[2J:1", "FREEHOLD_CONF: there is no option `a?[2J`; try help\n"},
+    {"FREEHOLD_CONF=limit:cgroup:101",
+     "FREEHOLD_CONF: limit: `cgroup:101` is not a size, 0 for none; or cgroup:80, percent of "
+     "memory.max, if there is one\n"},
+    {"FREEHOLD_PURGER=2", "FREEHOLD_PURGER: `2` is not 1 or 0, on or off\n"},
     {"FREEHOLD_CONF=retain_min:8Q",
      "FREEHOLD_CONF: retain_min: `8Q` is not a size, as in 4096, 64k or 8M\n"},
     {"FREEHOLD_CONF=x:1,x:2,x:3", "FREEHOLD_CONF: there is no option `x`; try help\n"},
@@ -383,6 +387,12 @@ static const char help[] =
     "until "
     "then\n"
     "      a size, as in 4096, 64k or 8M\n"
+    "  limit               0               default         memory that pools may take; then malloc "
+    "fails\n"
+    "      a size, 0 for none; or cgroup:80, percent of memory.max, if there is one\n"
+    "  purger              0               default         a thread that returns free memory while "
+    "others idle\n"
+    "      1 or 0, on or off\n"
     "  debug_quarantine    1M              default         freed memory that the debug hooks hold "
     "back\n"
     "      a size, as in 4096, 64k or 8M\n"

@@ -110,6 +110,27 @@ static struct fixture new_shared(unsigned class_index)
     return at;
 }
 
+/* A state with fewer live blocks has a higher level. */
+static unsigned level_of(const struct fixture *at, uint32_t live)
+{
+    unsigned level = 0;
+    while (level < FH_SHARED_LEVELS - 1 && live * 4u << 2 * level <= at->pool->capacity)
+        level++;
+    return level;
+}
+
+static enum fh_pool_event shared_event(const struct fixture *at, uint32_t live)
+{
+    return level_of(at, live) == 0 ? FH_POOL_NOW_SHARED : FH_POOL_NOW_SPARSE;
+}
+
+static void check_shared(const struct fixture *at)
+{
+    uint64_t word = at->pool->word;
+    CHECK(fh_word_state(word) == FH_SHARED + level_of(at, at->held_count));
+    CHECK(fh_word_shared_live(word, at->pool->capacity) == at->held_count);
+}
+
 static void check_word(const struct fixture *at, enum fh_pool_state state, uint32_t owner)
 {
     CHECK(fh_word_state(at->pool->word) == state && fh_word_owner(at->pool->word) == owner);
@@ -344,7 +365,7 @@ TEST(a_pool_given_up_with_room_is_shared)
                 CHECK(free_remotely(&at) == FH_POOL_NOTHING);
         }
         CHECK(give_up(&at) == FH_POOL_NOW_SHARED);
-        CHECK(fh_word_credits(at.pool->word) == at.held_count);
+        check_shared(&at);
         check_word(&at, FH_SHARED, 0);
     }
 }
@@ -372,8 +393,8 @@ TEST(a_pool_given_up_before_all_is_carved_counts_the_rest_as_free)
         struct fixture at = new_fixture(class_index);
         take(&at);
         enum fh_pool_event event = give_up(&at);
-        CHECK(event == FH_POOL_NOW_SHARED && fh_word_credits(at.pool->word) == 1);
-        check_word(&at, FH_SHARED, 0);
+        CHECK(event == FH_POOL_NOW_SPARSE && fh_word_credits(at.pool->word) == 1);
+        check_shared(&at);
         CHECK(free_remotely(&at) == FH_POOL_NOW_EMPTY && at.pool->word == 0);
     }
 }
@@ -390,7 +411,7 @@ TEST(a_full_pool_counts_frees_until_the_threshold_and_is_then_shared)
             check_word(&at, FH_FULL, ID);
         }
         CHECK(free_remotely(&at) == FH_POOL_NOW_SHARED);
-        CHECK(fh_word_credits(at.pool->word) == at.held_count);
+        check_shared(&at);
         check_word(&at, FH_SHARED, 0);
     }
 }
@@ -464,15 +485,17 @@ TEST(a_pool_that_is_not_shared_is_not_adopted)
     CHECK(!fh_pool_adopt(at.pool, OTHER_TAG, OTHER_ID) && at.pool->word == 0);
 }
 
-TEST(a_shared_pool_counts_frees_and_is_empty_after_the_last)
+TEST(a_shared_pool_counts_frees_tells_of_each_level_and_is_empty_after_the_last)
 {
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++) {
         struct fixture at = new_shared(class_index);
         while (at.held_count > 1) {
-            CHECK(free_remotely(&at) == FH_POOL_NOTHING);
-            CHECK(fh_word_credits(at.pool->word) == at.held_count);
+            unsigned before = level_of(&at, at.held_count);
+            bool sparser = level_of(&at, at.held_count - 1) > before;
+            CHECK(free_remotely(&at) == (sparser ? FH_POOL_NOW_SPARSE : FH_POOL_NOTHING));
+            check_shared(&at);
         }
-        check_word(&at, FH_SHARED, 0);
+        check_pool(at.pool);
         CHECK(free_remotely(&at) == FH_POOL_NOW_EMPTY && at.pool->word == 0);
     }
 }
@@ -482,7 +505,7 @@ TEST(an_adopted_pool_goes_on_being_carved_where_it_was_left)
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++) {
         struct fixture at = new_fixture(class_index);
         take(&at);
-        CHECK(give_up(&at) == FH_POOL_NOW_SHARED);
+        CHECK(give_up(&at) == FH_POOL_NOW_SPARSE);
         CHECK(fh_pool_adopt(at.pool, TAG, ID));
         take_all(&at);
         check_word(&at, FH_ACTIVE, ID);
@@ -497,10 +520,12 @@ static enum fh_pool_event event_expected(const struct fixture *at, enum fh_pool_
 {
     uint32_t available = at->pool->capacity - at->held_count;
     if (before == FH_FULL && available == at->pool->threshold)
-        return FH_POOL_NOW_SHARED;
-    if (before == FH_SHARED && at->held_count == 0)
+        return shared_event(at, at->held_count);
+    if (before < FH_SHARED)
+        return FH_POOL_NOTHING;
+    if (at->held_count == 0)
         return FH_POOL_NOW_EMPTY;
-    return FH_POOL_NOTHING;
+    return level_of(at, at->held_count) > before - FH_SHARED ? FH_POOL_NOW_SPARSE : FH_POOL_NOTHING;
 }
 
 static enum fh_pool_event give_up_expected(const struct fixture *at)
@@ -508,7 +533,7 @@ static enum fh_pool_event give_up_expected(const struct fixture *at)
     uint32_t available = at->pool->capacity - at->held_count;
     if (at->held_count == 0)
         return FH_POOL_NOW_EMPTY;
-    return available >= at->pool->threshold ? FH_POOL_NOW_SHARED : FH_POOL_NOTHING;
+    return available >= at->pool->threshold ? shared_event(at, at->held_count) : FH_POOL_NOTHING;
 }
 
 static void step_taking(struct fixture *at, uint64_t *state)
@@ -572,12 +597,12 @@ static void step(struct fixture *at, uint64_t *state)
         else if (random_below(state, 8) == 0)
             CHECK(give_up(at) == give_up_expected(at));
         break;
-    case FH_SHARED:
-        if (random_below(state, 4) == 0)
-            CHECK(fh_pool_adopt(at->pool, TAG, ID));
+    case FH_FREE:
+    case FH_FULL:
         break;
     default:
-        break;
+        if (random_below(state, 4) == 0)
+            CHECK(fh_pool_adopt(at->pool, TAG, ID));
     }
     for (uint32_t left = frees_of_a_step(at, state); left > 0; left--)
         free_one(at, state);
@@ -588,7 +613,7 @@ enum { STEPS = 600 };
 TEST(random_walks_keep_every_count_and_come_to_every_state)
 {
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++) {
-        unsigned visits[4] = {0};
+        unsigned visits[FH_SHARED + FH_SHARED_LEVELS] = {0};
         uint64_t state = class_index;
         struct fixture at = new_fixture(class_index);
         for (int i = 0; i < STEPS; i++) {
@@ -599,7 +624,7 @@ TEST(random_walks_keep_every_count_and_come_to_every_state)
             check_word(&at, fh_word_state(at.pool->word), fh_word_owner(at.pool->word));
         }
         CHECK(visits[FH_FREE] > 0 && visits[FH_ACTIVE] > 0);
-        CHECK(visits[FH_FULL] > 0 && visits[FH_SHARED] > 0);
+        CHECK(visits[FH_FULL] > 0 && visits[FH_SHARED] > 0 && visits[FH_SHARED + 1] > 0);
     }
 }
 
@@ -736,7 +761,7 @@ static void begin_full(void)
 static void begin_almost_empty(void)
 {
     begin_with_two_out();
-    CHECK(free_remotely(&watched) == FH_POOL_NOTHING && give_up(&watched) == FH_POOL_NOW_SHARED);
+    CHECK(free_remotely(&watched) == FH_POOL_NOTHING && give_up(&watched) == FH_POOL_NOW_SPARSE);
 }
 
 static void give_up_watched(void)
@@ -773,7 +798,8 @@ static void check_watched(void)
 
 static void check_given_up(void)
 {
-    CHECK(events[0] == FH_POOL_NOW_SHARED && events[1] == FH_POOL_NOTHING);
+    CHECK(events[0] == FH_POOL_NOW_SHARED || events[0] == FH_POOL_NOW_SPARSE);
+    CHECK(events[1] == FH_POOL_NOTHING || events[1] == FH_POOL_NOW_SPARSE);
     check_watched();
 }
 

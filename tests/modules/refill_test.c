@@ -181,7 +181,7 @@ TEST(a_full_pool_freed_elsewhere_up_to_the_threshold_is_shared_and_then_adopted)
                     CHECK(fh_pool_free_remote(full.pool, full.blocks[--full.count]));
             }
         }
-        CHECK(fh_word_state(full.pool->word) == FH_SHARED);
+        CHECK(fh_word_is_shared(full.pool->word));
         check_all();
         fh_thread_flush();
         CHECK(fh_theap_pool_of(take(class_index)) == full.pool);
@@ -247,6 +247,17 @@ TEST(a_queued_pool_is_allocated_from_before_a_new_one_is_claimed)
 
 enum { POOLS = FH_QUEUED_MAX + FH_WAITING_MAX + 4 };
 
+/* Of this class: a span counts as its pools. */
+static int queued_max(unsigned class_index)
+{
+    return FH_QUEUED_MAX / (int)fh_class_pools(class_index);
+}
+
+static int waiting_max(unsigned class_index)
+{
+    return FH_WAITING_MAX / (int)fh_class_pools(class_index);
+}
+
 static struct full_pool pools[POOLS];
 
 /* POOLS full pools of a class, filled by this heap. */
@@ -269,15 +280,15 @@ TEST(no_more_than_so_many_pools_are_queued_and_the_oldest_is_shared)
     struct fh_bin *bin = bin_of(class_index);
     for (int i = 0; i < POOLS; i++) {
         free_some(&pools[i], pools[i].pool->threshold);
-        int queued = i + 1 < FH_QUEUED_MAX ? i + 1 : FH_QUEUED_MAX;
+        int queued = i + 1 < queued_max(class_index) ? i + 1 : queued_max(class_index);
         CHECK(bin->queued_count == queued || bin->waiting_count > 0);
         check_all();
     }
-    CHECK(bin->queued_count == FH_QUEUED_MAX);
+    CHECK(bin->queued_count == queued_max(class_index));
     unsigned shared = 0;
     for (int i = 0; i < POOLS; i++)
-        shared += fh_word_state(pools[i].pool->word) == FH_SHARED;
-    CHECK(shared == POOLS - FH_QUEUED_MAX);
+        shared += fh_word_is_shared(pools[i].pool->word);
+    CHECK((int)shared == POOLS - queued_max(class_index));
 }
 
 TEST(no_more_than_so_many_pools_wait_and_the_others_stay_full)
@@ -289,10 +300,11 @@ TEST(no_more_than_so_many_pools_wait_and_the_others_stay_full)
     struct fh_bin *bin = bin_of(class_index);
     for (int i = 0; i < POOLS; i++) {
         free_some(&pools[i], 1);
-        CHECK(bin->waiting_count == (i < FH_WAITING_MAX ? i + 1 : FH_WAITING_MAX));
+        CHECK(bin->waiting_count ==
+              (i < waiting_max(class_index) ? i + 1 : waiting_max(class_index)));
     }
     for (int i = 0; i < POOLS; i++) {
-        bool waits = i < FH_WAITING_MAX;
+        bool waits = i < waiting_max(class_index);
         CHECK(!waits || pools[i].pool->list == FH_LIST_WAITING);
         CHECK(fh_word_state(pools[i].pool->word) == (waits ? FH_ACTIVE : FH_FULL));
     }
@@ -306,12 +318,13 @@ TEST(pools_that_stop_waiting_join_the_queue_within_its_limit)
         modules_skip("in this geometry no pool waits");
     fill_pools(class_index);
     struct fh_bin *bin = bin_of(class_index);
-    for (int i = 0; i < FH_WAITING_MAX; i++)
+    for (int i = 0; i < waiting_max(class_index); i++)
         free_some(&pools[i], 1);
-    for (int i = 0; i < FH_WAITING_MAX; i++) {
+    for (int i = 0; i < waiting_max(class_index); i++) {
         free_some(&pools[i], pools[i].pool->threshold - 1);
-        CHECK(bin->queued_count == (i < FH_QUEUED_MAX ? i + 1 : FH_QUEUED_MAX));
-        CHECK(i < FH_QUEUED_MAX || fh_word_state(pools[i - FH_QUEUED_MAX].pool->word) == FH_SHARED);
+        CHECK(bin->queued_count == (i < queued_max(class_index) ? i + 1 : queued_max(class_index)));
+        CHECK(i < queued_max(class_index) ||
+              fh_word_is_shared(pools[i - queued_max(class_index)].pool->word));
         check_all();
     }
     CHECK(bin->waiting_count == 0);
@@ -324,13 +337,49 @@ TEST(each_refill_lets_the_oldest_of_too_many_waiting_pools_go)
         modules_skip("in this geometry no pool waits");
     fill_pools(class_index);
     struct fh_bin *bin = bin_of(class_index);
-    for (int i = 0; i < FH_WAITING_MAX; i++)
+    for (int i = 0; i < waiting_max(class_index); i++)
         free_some(&pools[i], 1);
-    while (bin->waiting_count == FH_WAITING_MAX)
+    while (bin->waiting_count == waiting_max(class_index))
         (void)take(class_index);
-    CHECK(bin->waiting_count == FH_WAITING_MAX - 1);
+    CHECK(bin->waiting_count == waiting_max(class_index) - 1);
     CHECK(fh_word_state(pools[0].pool->word) == FH_FULL && pools[0].pool->list == FH_LIST_NONE);
     CHECK(fh_word_owner(pools[0].pool->word) == 0);
+    check_all();
+}
+
+enum { HOARDED_CLASSES = 20, HOARDED_EACH = 4, HOARDED = HOARDED_CLASSES * HOARDED_EACH };
+
+static struct full_pool hoard[HOARDED];
+
+/* Full pools of many classes, small ones. */
+static void fill_hoard(void)
+{
+    for (unsigned i = 0; i < HOARDED; i++)
+        fill_pool(&hoard[i], 1 + i % HOARDED_CLASSES);
+    fh_thread_flush();
+}
+
+TEST(a_heap_that_only_frees_keeps_few_pools_of_all_classes_together)
+{
+    if (HOARDED <= (int)FH_QUEUED_POOLS)
+        modules_skip("in this geometry it may keep more");
+    fill_hoard();
+    for (unsigned i = 0; i < HOARDED; i++)
+        free_some(&hoard[i], hoard[i].pool->threshold);
+    CHECK(own_heap()->queued_pools <= FH_QUEUED_POOLS);
+    check_all();
+}
+
+TEST(a_heap_from_which_pools_are_taken_meanwhile_keeps_more)
+{
+    if (HOARDED <= (int)FH_QUEUED_POOLS)
+        modules_skip("in this geometry it may keep more");
+    fill_hoard();
+    for (unsigned i = 0; i < HOARDED; i++) {
+        free_some(&hoard[i], hoard[i].pool->threshold);
+        own_heap()->queued_in_a_row = 0; /* as the next pool for a bin does */
+    }
+    CHECK(own_heap()->queued_pools > FH_QUEUED_POOLS);
     check_all();
 }
 
@@ -348,7 +397,7 @@ TEST(a_drained_class_leaves_its_heap_nothing_and_its_pools_to_all)
     const struct fh_bin *bin = bin_of(class_index);
     CHECK(bin->current == NULL && bin->queued_count == 0 && bin->waiting_count == 0);
     CHECK(heap->ready[class_index] == NULL);
-    CHECK(fh_word_state(pools[1].pool->word) == FH_SHARED);
+    CHECK(fh_word_is_shared(pools[1].pool->word));
     check_all();
 }
 

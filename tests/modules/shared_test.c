@@ -30,7 +30,7 @@ static struct lone_block new_shared(unsigned class_index)
     block->next = NULL;
     fh_shared_settle(heap->region, pool, fh_pool_give_up(pool, heap->id));
     fh_theap_leave(heap);
-    CHECK(fh_word_state(pool->word) == FH_SHARED);
+    CHECK(fh_word_is_shared(pool->word));
     return (struct lone_block){block, pool};
 }
 
@@ -131,7 +131,7 @@ TEST(a_pool_of_another_class_behind_a_stale_hint_is_shared_again)
     set_stale_hint(lone.pool, CLASS);
     CHECK(adopt(CLASS) == NULL);
     CHECK(!hinted(lone.pool, CLASS) && hinted(lone.pool, OTHER_CLASS));
-    CHECK(fh_word_state(lone.pool->word) == FH_SHARED && lone.pool->owner == 0);
+    CHECK(fh_word_is_shared(lone.pool->word) && lone.pool->owner == 0);
     check_region(fh_region_peek());
     CHECK(adopt(OTHER_CLASS) == lone.pool);
 }
@@ -171,6 +171,9 @@ TEST(a_search_follows_a_bounded_number_of_stale_hints)
 
 enum { SHARED_POOLS = 100, ADOPTERS = 4 };
 
+/* In the owner's `holes`: of a page that no pool of this class has. */
+static const uint64_t seen_here = (uint64_t)1 << 63;
+
 struct adoption {
     struct lone_block lone[SHARED_POOLS];
     uint64_t adopted;
@@ -182,8 +185,8 @@ static void adopt_until_none(unsigned number, void *shared)
     struct fh_pool *pool;
     (void)number;
     while ((pool = adopt(CLASS)) != NULL) {
-        CHECK(pool->owner == fh_theap_tag(fh_theap_of_thread()) && pool->spare == 0);
-        pool->spare = 1; /* plain: a second adopter's would be reported as a race */
+        CHECK(pool->owner == fh_theap_tag(fh_theap_of_thread()) && pool->holes == 0);
+        pool->holes = seen_here; /* plain: a second adopter's would be reported as a race */
         __atomic_fetch_add(&adoption->adopted, 1, __ATOMIC_RELAXED);
     }
 }
@@ -196,7 +199,7 @@ TEST(each_shared_pool_is_adopted_by_one_of_the_threads_that_want_it)
     together(ADOPTERS, adopt_until_none, &adoption);
     CHECK(adoption.adopted == SHARED_POOLS);
     for (int i = 0; i < SHARED_POOLS; i++)
-        CHECK(adoption.lone[i].pool->spare == 1);
+        CHECK(adoption.lone[i].pool->holes == seen_here);
 }
 
 /* Some free the last blocks while others adopt and share again: every pool goes back once. */

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Whole processes and their environments:  check.py WAY PROGRAM RACE
+"""Whole processes and their environments:  check.py WAY PROGRAM RACE MALLOC_LIBRARY
 
 PROGRAM is tests/options/program.c, linked in one WAY or another; RACE is race.c, which has no
-constructor. Each case is a set of variables, the words that
+constructor; MALLOC_LIBRARY is for python3 itself. Each case is a set of variables, the words that
 PROGRAM gets, and what it must print and how it must end.
 """
 import os
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 
-WAY, PROGRAM, RACE = sys.argv[1:4]
+WAY, PROGRAM, RACE, MALLOC_LIBRARY = sys.argv[1:5]
 UNPRIVILEGED = 65534
 
 # The malloc libraries take libc's place for FREEHOLD_MALLOC=malloc, too.
@@ -101,6 +101,73 @@ case('work', {'FREEHOLD_MALLOC_STATS': '1'}, 'worked\n', STATISTICS)
 case('work', {'FREEHOLD_CONF': 'malloc_stats:json'}, 'worked\n', r'(?s)\s*\{.*\}\s*')
 case('work', {'FREEHOLD_MALLOC_STATS': ''}, 'worked\n')
 
+# ---- A limit ----
+
+for given, shown, limit in (('512M', '512M', 512 << 20), ('0', '0', 0), ('64m', '64M', 64 << 20)):
+    case('limit', {'FREEHOLD_LIMIT': given}, f'limit {shown}, {limit} bytes\n')
+case('limit', {}, 'limit 0, 0 bytes\n')
+case('fill work fill', {'FREEHOLD_LIMIT': '16M'}, 'filled\nworked\nfilled\n')
+case('fill', {'FREEHOLD_CONF': 'limit:100000000'}, 'filled\n')
+case('limit', {'FREEHOLD_LIMIT': 'half'}, 'limit 0, 0 bytes\n',
+     'freehold: FREEHOLD_LIMIT: `half` is not a size, 0 for none; or cgroup:80, .*\n')
+
+
+def group_limit():
+    """The least memory.max of our control group and those above it, as the kernel tells it; 0 for none."""
+    with open('/proc/self/cgroup', encoding='utf-8') as groups:
+        paths = [line[3:].strip() for line in groups if line.startswith('0::')]
+    found = []
+    path = paths[0] if paths else None
+    while path is not None:
+        try:
+            with open(f'/sys/fs/cgroup{path}/memory.max', encoding='utf-8') as file:
+                found += [int(word) for word in file.read().split() if word != 'max']
+        except OSError:
+            pass
+        path = path.rpartition('/')[0] if path else None
+    return min(found, default=0)
+
+
+case('limit', {'FREEHOLD_LIMIT': 'cgroup'}, f'limit cgroup:100, {group_limit() // 100 * 100} bytes\n')
+case('limit', {'FREEHOLD_CONF': 'limit:cgroup:80'}, f'limit cgroup:80, {group_limit() // 100 * 80} bytes\n')
+
+# The interpreter says MemoryError and goes on, also where objects are large or many. With several threads at
+# the limit they are large, so that the interpreter has some memory left for its own exceptions.
+PYTHON_AT_ITS_LIMIT = """
+import threading
+def fill(make):
+    kept = []
+    try:
+        while True:
+            kept.append(make())
+    except MemoryError:
+        return len(kept)
+for make in (lambda: bytes(1 << 20), lambda: bytes(100 << 20), lambda: [None] * 1000, lambda: {str(i): i for i in range(100)}):
+    assert fill(make) < 1 << 20
+threads = [threading.Thread(target=fill, args=(lambda: bytearray(8 << 20),)) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(bytes(64 << 20)), sum(range(1000)))
+"""
+if WAY == 'malloc':
+    for allocator in ('malloc', 'pymalloc'):
+        got = start(sys.executable, ['-c', PYTHON_AT_ITS_LIMIT],
+                    {'LD_PRELOAD': MALLOC_LIBRARY, 'FREEHOLD_LIMIT': '160M', 'PYTHONMALLOC': allocator})
+        check(f'python3 at its limit, {allocator}', got, f'{64 << 20} 499500\n')
+
+# ---- The purger ----
+
+case('threads work threads', {}, '1 threads\nworked\n1 threads\n')
+case('threads work threads', {'FREEHOLD_PURGER': '0'}, '1 threads\nworked\n1 threads\n')
+case('threads work threads', {'FREEHOLD_PURGER': '1'}, '2 threads\nworked\n2 threads\n')
+case('threads', {'FREEHOLD_CONF': 'purger:on'}, '2 threads\n')
+case('options', {'FREEHOLD_PURGER': '1'}, 'malloc=default\nobj_mode=default\ntrace=0\ndecay_ms=500ms\nretain_min=4M\n')
+for _ in range(5):
+    case('threads daemonize', {'FREEHOLD_PURGER': '1'}, '2 threads\n1 threads, then 2\n')
+case('name', {'FREEHOLD_PURGER': 'maybe'}, 'freehold\n', 'freehold: FREEHOLD_PURGER: `maybe` is not 1 or 0, .*\n')
+
 # ---- What is said ----
 
 case('name', {'FREEHOLD_MALLOC': 'dbug'}, 'freehold\n', r'freehold: FREEHOLD_MALLOC: `dbug` is not one of .*\n')
@@ -134,9 +201,10 @@ def run_setuid(folder):
     os.chmod(folder, 0o755)
     shutil.copy(PROGRAM, program)
     os.chmod(program, 0o755 | stat.S_ISUID)
-    got = start(program, ['name', 'options'], {'FREEHOLD_MALLOC': 'debug', 'FREEHOLD_ZEBRA': '1'},
+    got = start(program, ['name', 'limit', 'threads', 'options'],
+                {'FREEHOLD_MALLOC': 'debug', 'FREEHOLD_ZEBRA': '1', 'FREEHOLD_LIMIT': '1M', 'FREEHOLD_PURGER': '1'},
                 preexec_fn=lambda: (os.setgid(UNPRIVILEGED), os.setuid(UNPRIVILEGED)))
-    check('setuid', got, 'freehold\nmalloc=default\nobj_mode=default\ntrace=0\ndecay_ms=500ms\nretain_min=4M\n')
+    check('setuid', got, 'freehold\nlimit 0, 0 bytes\n1 threads\nmalloc=default\nobj_mode=default\ntrace=0\ndecay_ms=500ms\nretain_min=4M\n')
 
 
 # The loader ignores run paths of such a program as well, so only a static one starts.

@@ -5,6 +5,8 @@
  *
  * prints something for each word, a line each; `twice` ends it, if the debug hooks are on.
  */
+#include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +16,9 @@
 #include <freehold.h>
 #include <freehold/debug.h>
 #include <freehold/gil.h>
+#include <freehold/limit.h>
 #include <freehold/options.h>
+#include <freehold/purger.h>
 #include <freehold/trace.h>
 
 /* Blocks of all domains, with their contents checked. */
@@ -95,11 +99,76 @@ static void traced(void)
     printf("%d frames\n", fh_trace_is_tracing() ? fh_trace_limit() : 0);
 }
 
+static void limit(void)
+{
+    char value[64];
+    if (fh_option_get("limit", value, sizeof value) < 0)
+        exit(7);
+    printf("limit %s, %zu bytes\n", value, fh_get_limit());
+}
+
+/* Blocks of a MiB up to the limit; then one goes, and another comes. */
+static void fill(void)
+{
+    enum { BLOCK_BYTES = 1 << 20, BLOCKS_MAX = 1 << 10 };
+    static void *blocks[BLOCKS_MAX];
+    size_t count = 0;
+    while (count < BLOCKS_MAX && (blocks[count] = fh_raw_malloc(BLOCK_BYTES)) != NULL)
+        count++;
+    if (count == 0 || count == BLOCKS_MAX || errno != ENOMEM || fh_limit_used() > fh_get_limit())
+        exit(8);
+    fh_raw_free(blocks[0]);
+    if ((blocks[0] = fh_raw_malloc(BLOCK_BYTES)) == NULL || fh_limit_used() > fh_get_limit())
+        exit(9);
+    puts("filled");
+    while (count > 0)
+        fh_raw_free(blocks[--count]);
+}
+
+static int count_threads(void)
+{
+    int count = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    if (tasks == NULL)
+        exit(10);
+    for (const struct dirent *task; (task = readdir(tasks)) != NULL;)
+        count += task->d_name[0] != '.';
+    closedir(tasks);
+    return count;
+}
+
+static void threads(void)
+{
+    printf("%d threads\n", count_threads());
+}
+
+/* As a daemon comes to be: the parent is gone, the child goes on, in its own time. */
+static void daemonize(void)
+{
+    int ends[2];
+    char go = 0;
+    fflush(stdout);
+    if (pipe(ends) != 0)
+        exit(11);
+    pid_t child = fork();
+    if (child > 0)
+        _exit(write(ends[1], &go, 1) == 1 ? 0 : 12);
+    if (child < 0 || read(ends[0], &go, 1) != 1 || setsid() < 0)
+        exit(13);
+    int before = count_threads();
+    if (fh_purger_start(0) != 0)
+        exit(14);
+    printf("%d threads, then %d\n", before, count_threads());
+    fh_purger_stop();
+}
+
 static const struct {
     const char *word;
     void (*run)(void);
-} words[] = {{"work", work},     {"owner", owner},     {"name", name},     {"twice", twice},
-             {"serial", serial}, {"options", options}, {"traced", traced}, {"lock", lock}};
+} words[] = {{"work", work},     {"owner", owner},     {"name", name},
+             {"twice", twice},   {"serial", serial},   {"options", options},
+             {"traced", traced}, {"lock", lock},       {"limit", limit},
+             {"fill", fill},     {"threads", threads}, {"daemonize", daemonize}};
 
 static int run(const char *word)
 {

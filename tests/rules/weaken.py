@@ -54,6 +54,9 @@ NOT_NEEDED = {
 NOT_EXPLORED = {
     'src/gil/': 'it waits, which no scenario may: for ThreadSanitizer (tests/modules/gil_test.c)',
     'src/classic/': 'for ThreadSanitizer (tests/modules/classic_test.c)',
+    'src/arena/limit': 'for ThreadSanitizer (tests/modules/limit_test.c)',
+    'src/api/limits': 'for ThreadSanitizer (tests/modules/limit_test.c)',
+    'src/api/purger': 'it waits, which no scenario may: for ThreadSanitizer (tests/modules/purger_test.c)',
     'src/heap/': 'for ThreadSanitizer (tests/modules/heap_test.c)',
     'src/options/': 'for ThreadSanitizer (tests/options/race.c)',
     'src/observe/debug': 'for ThreadSanitizer (tests/modules/debug_test.c)',
@@ -129,7 +132,7 @@ FLAGS = ('-std=c11 -O1 -w -D_GNU_SOURCE -DFH_ATOMICS_SCHED=1 -DFH_GEOMETRY_TINY=
 LIBRARY_FLAGS = ['-fsanitize=thread']
 TEST_FLAGS = '-fno-builtin-memcpy -fno-builtin-memcmp -fno-builtin-memset'.split()
 LINK_FLAGS = ['-Wl,--wrap=memset,--wrap=memcpy,--wrap=memcmp']
-LEFT_OUT = re.compile(r'/(os_linux|os_wait_linux|region|thread|allocator|early|heaps|libc|start|(override|debug|trace|snapshot|stats_)[^/]*)\.c$'
+LEFT_OUT = re.compile(r'/(os_linux|os_wait_linux|region|thread|allocator|early|heaps|libc|limits|purger|start|(override|debug|trace|snapshot|stats_)[^/]*)\.c$'
                       r'|/(gil|classic|heap|options)/')  # see tests/sched/CMakeLists.txt
 WITH_LIBRARY = ('library.c', 'orders.c')
 TESTS = ('explore.c', 'machine.c', 'check.c', 'scenarios.c', 'weak.c')

@@ -17,6 +17,7 @@
 #include "freehold.h"
 #include "purge.h"
 #include "shared.h"
+#include "sparse.h"
 #include "thread.h"
 #include "weak.h"
 
@@ -217,7 +218,7 @@ static void see_block(const struct fh_pool *pool, struct seen *at, const void *b
 {
     CHECK(fh_pool_has_block_at(pool, block));
     size_t index = ((uintptr_t)block - pool->origin - FH_BLOCK_ALIGN_BYTES) / pool->block_bytes;
-    CHECK(index < pool->carved);
+    CHECK(index < pool->frontier);
     if (at->blocks[index]++ != 0)
         fail("block %zu of a pool is in two places", index);
 }
@@ -328,11 +329,12 @@ static uint32_t remote_count(const struct fh_pool *pool)
     case FH_FULL:
         CHECK(credits >= 1 && credits <= pool->threshold);
         return pool->threshold - (pool->capacity - pool->carved) - credits;
-    case FH_SHARED:
-        CHECK(credits >= 1 && credits <= pool->capacity - pool->threshold);
-        return pool->carved - credits;
+    case FH_FREE:
+        fail("a pool with blocks is free");
     default:
-        fail("a pool with blocks has state %d", (int)fh_word_state(pool->word));
+        CHECK(credits >= 1);
+        CHECK(fh_word_shared_live(pool->word, pool->capacity) <= pool->capacity - pool->threshold);
+        return pool->carved - fh_word_shared_live(pool->word, pool->capacity);
     }
 }
 
@@ -373,7 +375,7 @@ static void check_used_pool(const struct fh_region *region, size_t number)
     if (pool->kind != FH_POOL_BLOCKS)
         fail("pool %zu is lost: in use, and nobody's", number);
     check_blocks(pool, at);
-    if (fh_word_state(pool->word) == FH_SHARED) {
+    if (fh_word_is_shared(pool->word)) {
         uint32_t arena = (uint32_t)(number >> FH_ARENA_POOL_SHIFT);
         CHECK(region->arenas[arena].shared[pool->class_index] >> number % FH_ARENA_POOLS & 1);
         check_hint(region, pool->class_index, arena);
@@ -402,6 +404,9 @@ static uint64_t check_arena(const struct fh_region *region, uint32_t index)
         check_hint(region, FH_HINTS_EMPTY, index);
     if ((arena->dirty & ~arena->used) != 0)
         check_hint(region, FH_HINTS_DIRTY, index);
+    CHECK((arena->sparse & ~all) == 0);
+    if (arena->sparse != 0)
+        check_hint(region, FH_HINTS_SPARSE, index);
     for (unsigned pool = 0; pool < FH_ARENA_POOLS; pool++) {
         size_t number = ((size_t)index << FH_ARENA_POOL_SHIFT) + pool;
         if (arena->used >> pool & 1)
@@ -427,19 +432,28 @@ static void check_region(const struct fh_region *region)
             see_live_block(region, &live.blocks[slot]);
     for (uint64_t id = 0; id < region->heaps_opened; id++)
         see_heap(region, (struct fh_theap *)(void *)(region->heaps + id * FH_THEAP_BYTES));
-    uint64_t pool_counts = 0;
+    uint64_t pool_counts = 0, sparse_pools = 0;
     for (size_t i = fh_region_next_arena(region, 0); i < region->arenas_max;
          i = fh_region_next_arena(region, i + 1)) {
+        sparse_pools += (uint64_t)__builtin_popcountll(region->arenas[i].sparse);
         if (region->arenas[i].start == 0)
             check_vacant(region, (uint32_t)i);
         else
             pool_counts += check_arena(region, (uint32_t)i);
     }
-    CHECK(region->pool_counts == pool_counts);
+    CHECK(region->pool_counts == pool_counts && region->sparse_pools == sparse_pools);
 }
 
 /* ---- The end ----------------------------------------------------------------------------------
  */
+
+/* Hints that are left are those a purge finds, and takes away. */
+static void check_sparse_hints_go(struct fh_region *region)
+{
+    (void)fh_sparse_trim(region);
+    CHECK(region->sparse_pools == 0);
+    CHECK(fh_hints_next(&region->hints, FH_HINTS_SPARSE, 0) == FH_HINT_NONE);
+}
 
 static void check_nothing_in_use(const struct fh_region *region)
 {
@@ -467,6 +481,7 @@ void check_end(void)
         (void)fh_purge(fh_region_get(), 0, ~0u);
         check_region(region);
         check_nothing_in_use(region);
+        check_sparse_hints_go(fh_region_get());
     }
     machine_quietly(false);
 }

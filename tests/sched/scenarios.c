@@ -8,6 +8,7 @@
 #include "hints.h"
 #include "library.h"
 #include "os.h"
+#include "sparse.h"
 
 enum { OTHER_BYTES = BLOCK_BYTES / 2, THRESHOLD = POOL_BLOCKS / 8 > 1 ? POOL_BLOCKS / 8 : 1 };
 
@@ -781,6 +782,64 @@ static void zeroed_blocks(void)
 }
 
 SCENARIO(zeroed_blocks_in_purged_pools, .setup = dirty_pools, .program = {trimmer, zeroed_blocks});
+
+/* ---- Sparse pools ------------------------------------------------------------------------------
+ */
+
+enum { SPARSE_LIVE = POOL_BLOCKS / 4 };
+
+/* Of two full pools of one arena the first is sparse, the second one free short of it. */
+static void sparse_and_nearly(void)
+{
+    full_neighbours();
+    be_thread(1);
+    give_all(0, POOL_BLOCKS - SPARSE_LIVE);
+    give_all(POOL_BLOCKS, 2 * POOL_BLOCKS - SPARSE_LIVE - 1);
+    be_thread(0);
+}
+
+static void sparse_trimmer(void)
+{
+    (void)fh_sparse_trim(fh_region_get());
+}
+
+/* Only at pools that are hinted at. */
+static void sparse_late_looker(void)
+{
+    pass_ms(FH_DECAY_MS + 1);
+    fh_store_relaxed_u64(&fh_region_get()->sparse_is_due, 1); /* as fh_purge_tick() says */
+    fh_sparse_tick(fh_region_get());
+}
+
+static void second_gets_sparse(void)
+{
+    give(2 * POOL_BLOCKS - SPARSE_LIVE - 1);
+}
+
+static void first_gets_empty(void)
+{
+    give_all(POOL_BLOCKS - SPARSE_LIVE, POOL_BLOCKS);
+}
+
+/* No pool may stay sparse: who makes one so purges it. */
+static void none_may_be_sparse(void)
+{
+    sparse_and_nearly();
+    fh_region_get()->retain_sparse = (uint64_t)0 - FH_SPARSE_MIN_POOLS;
+}
+
+SCENARIO(sparse_amid_a_purge, .setup = sparse_and_nearly,
+         .program = {sparse_trimmer, second_gets_sparse});
+SCENARIO(sparse_amid_a_look, .setup = sparse_and_nearly,
+         .program = {sparse_late_looker, second_gets_sparse});
+SCENARIO(emptied_amid_a_purge, .setup = sparse_and_nearly,
+         .program = {sparse_trimmer, first_gets_empty});
+SCENARIO(adopted_amid_a_purge, .setup = sparse_and_nearly,
+         .program = {sparse_trimmer, adopter, first_gets_empty});
+SCENARIO(two_purge_sparse_pools, .setup = sparse_and_nearly,
+         .program = {sparse_trimmer, sparse_late_looker, second_gets_sparse});
+SCENARIO(too_many_sparse, .setup = none_may_be_sparse,
+         .program = {second_gets_sparse, first_gets_empty, adopter});
 
 /* ---- Signal handlers that allocate and free ---------------------------------------------------
  */
