@@ -22,12 +22,9 @@ FH_BUILD names the build directory to use; otherwise build/bench is made.
 END
 }
 
-die() {
-    echo "compare.sh: $*" >&2
-    exit 1
-}
-
 root=$(cd "$(dirname "$0")/.." && pwd)
+me=compare.sh
+. "$root/bench/peers.sh"
 build=${FH_BUILD:-$root/build/bench}
 rounds=5
 min_time=0.05
@@ -72,71 +69,18 @@ done
 
 # ---- Packages ------------------------------------------------------------------------------------
 
-# The first file of that name pattern among this machine's libraries.
-library() {
-    for folder in "/usr/lib/$(uname -m)-linux-gnu" /usr/lib64 /usr/lib /usr/local/lib; do
-        for file in "$folder"/$1; do
-            if [ -e "$file" ]; then
-                echo "$file"
-                return
-            fi
-        done
-    done
-}
-
-# The first of the packages that this system knows: their names change with the release.
-known_package() {
-    for package in "$@"; do
-        if apt-cache show "$package" 2>/dev/null | grep -q '^Package:'; then
-            echo "$package"
-            return
-        fi
-    done
-    echo "$1"
-}
-
-has_header() {
-    for folder in /usr/include "/usr/include/$(uname -m)-linux-gnu" /usr/local/include; do
-        [ ! -e "$folder/$1" ] || return 0
-    done
-    return 1
-}
-
 missing_packages() {
-    command -v cmake >/dev/null || echo cmake
-    command -v make >/dev/null || echo make
-    command -v c++ >/dev/null || echo g++
-    command -v python3 >/dev/null || echo python3
+    package_of cmake cmake
+    package_of make make
+    package_of c++ g++
+    package_of python3 python3
     has_header benchmark/benchmark.h || echo libbenchmark-dev
     has_header ck_spinlock.h || echo libck-dev
-    [ -n "$(library 'libjemalloc.so.[0-9]*')" ] || echo libjemalloc2
-    [ -n "$(library 'libmimalloc.so.[0-9]*')" ] || known_package libmimalloc2.0 libmimalloc3
-    [ -n "$(library 'libtcmalloc_minimal.so.[0-9]*')" ] ||
-        known_package libtcmalloc-minimal4 libtcmalloc-minimal4t64
-    [ -n "$(library 'libtbbmalloc_proxy.so.[0-9]*')" ] || echo libtbbmalloc2
+    missing_peers
 }
 
-as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        env DEBIAN_FRONTEND=noninteractive "$@"
-    else
-        sudo env DEBIAN_FRONTEND=noninteractive "$@"
-    fi
-}
-
-missing=$(missing_packages | tr '\n' ' ')
-if [ -n "$missing" ]; then
-    [ "$install" = yes ] || die "missing packages: $missing"
-    command -v apt-get >/dev/null || die "missing, and no apt-get here: $missing"
-    echo "compare.sh: installing $missing" >&2
-    as_root apt-get update -qq >&2
-    # The names may only be known after the update.
-    missing=$(missing_packages | tr '\n' ' ')
-    # shellcheck disable=SC2086 # one word for each package
-    as_root apt-get install -y -qq --no-install-recommends $missing >&2
-    missing=$(missing_packages | tr '\n' ' ')
-    [ -z "$missing" ] || die "still missing after the installation: $missing"
-fi
+install_missing missing_packages
+[ -z "$missing" ] || die "missing packages: $missing"
 
 # ---- Build ---------------------------------------------------------------------------------------
 
@@ -161,11 +105,8 @@ cmake --build "$build" --target bench-all >"$build/bench-build.log" 2>&1 || {
 freehold=$build/libfreehold-malloc.so
 out=${out:-$build/compare}
 
-set -- "jemalloc=$(library 'libjemalloc.so.[0-9]*')" \
-    glibc= \
-    "mimalloc=$(library 'libmimalloc.so.[0-9]*')" \
-    "tcmalloc=$(library 'libtcmalloc_minimal.so.[0-9]*')" \
-    "tbbmalloc=$(library 'libtbbmalloc_proxy.so.[0-9]*')" \
+set -- "jemalloc=$(peer jemalloc)" glibc= "mimalloc=$(peer mimalloc)" "tcmalloc=$(peer tcmalloc)" \
+    "tbbmalloc=$(peer tbbmalloc)" \
     "spinlock=$build/bench/libbench-spinlock.so" \
     "freelist=$build/bench/libbench-freelist.so"
 if [ -f "$freehold" ]; then
