@@ -70,6 +70,14 @@ static void start_purger(const struct fh_options *options)
         complain("freehold: FREEHOLD_PURGER: the system gives no thread\n");
 }
 
+static void choose_pages(const struct fh_options *options)
+{
+    const uint64_t thp = number(options, FH_OPTION_THP);
+    const struct fh_region *region = thp == FH_THP_SYSTEM ? NULL : fh_region_get();
+    if (region != NULL)
+        fh_region_prefer_pages(region, thp == FH_THP_ALWAYS);
+}
+
 static void set_up_allocators(const struct fh_options *options)
 {
     if (fh_setup_from_options(options) != 0)
@@ -111,6 +119,7 @@ __attribute__((constructor(101))) void fh_start(void)
     const struct fh_options *options = fh_options_get();
     configure_purge(options);
     configure_debug(options);
+    choose_pages(options);
     set_limit(options);
     set_up_allocators(options);
     start_tracing(options);

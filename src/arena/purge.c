@@ -148,7 +148,8 @@ static void allow_less(struct fh_region *region)
     (void)fh_cas_relaxed_u64(&region->retain_pools, &pools, pools - (pools + 7) / 8);
 }
 
-bool fh_purge_is_turn(uint64_t *next_ms)
+/* Is it time, and this caller's turn? *next_ms holds when, 0 at first. */
+static bool is_turn(uint64_t *next_ms)
 {
     enum { KNOWN = 1 }; /* in bit 32: tells a deadline of 0 ms from none */
     uint32_t now_ms = fh_os_now_ms();
@@ -172,10 +173,11 @@ static size_t purge_by_age(struct fh_region *region, unsigned runs)
 /* What one caller does when it is time, whatever it may purge. */
 static bool begin_turn(struct fh_region *region)
 {
-    if (!fh_purge_is_turn(&region->next_purge_ms))
+    if (!is_turn(&region->next_purge_ms))
         return false;
     allow_less(region);
-    fh_store_relaxed_u64(&region->sparse_is_due, 1); /* a ticket that passes nothing, as above */
+    fh_store_relaxed_u64(&region->sparse_is_due, 1); /* tickets that pass nothing, as above */
+    fh_store_relaxed_u64(&region->holders_are_due, 1);
     return true;
 }
 

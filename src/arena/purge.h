@@ -20,10 +20,6 @@
  * Returns the bytes returned. Any thread, any time; several at once share the work. */
 size_t fh_purge(struct fh_region *region, uint32_t age_ms, unsigned runs);
 
-/* Is it time to do what is done every FH_PURGE_INTERVAL_MS, and is it this caller's turn? *next_ms
- * holds when, 0 at first. */
-bool fh_purge_is_turn(uint64_t *next_ms);
-
 /* To be called now and then from slow paths: if it is time, one caller purges a bounded amount. */
 void fh_purge_tick(struct fh_region *region);
 

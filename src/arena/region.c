@@ -205,6 +205,15 @@ bool fh_region_commit(const struct fh_region *region, void *start, size_t bytes)
     return true;
 }
 
+void fh_region_prefer_pages(const struct fh_region *region, bool huge)
+{
+    void *start = (void *)region->base;
+    if (huge)
+        fh_os_prefer_huge_pages(start, region->bytes);
+    else
+        fh_os_prefer_small_pages(start, region->bytes);
+}
+
 /* ---- Extra arenas ----------------------------------------------------------------------------
  *
  * An open-addressed table, twice as large as there can be arenas: the arena's number (address >>

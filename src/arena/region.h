@@ -70,7 +70,7 @@ struct fh_region {
     uint64_t processes;     /* how many numbers *process has had */
     uint64_t survivor; /* the *process in which the one thread that came through the fork has said
                           which heap it has */
-    uint64_t next_holders_ms; /* 0: never looked for heaps of dead threads yet */
+    uint64_t holders_are_due; /* 1: it is time to look for heaps of dead threads */
     uint64_t holders_cursor;  /* heap at which the next look goes on */
 
     /* Any thread; written whenever a pool is claimed or released. */
@@ -126,6 +126,10 @@ static inline uint32_t fh_region_pools_in_use(const struct fh_region *region)
 /* Begin to use a part of the reservation: make it usable, where it is not from the start, and
  * visible in core dumps. */
 bool fh_region_commit(const struct fh_region *region, void *start, size_t bytes);
+
+/* Have the kernel use huge pages for blocks wherever it can, or nowhere; else it does as the machine
+ * is set up. Not for extra arenas. */
+void fh_region_prefer_pages(const struct fh_region *region, bool huge);
 
 /* Remember that extra arena `index` lies at `start`. */
 void fh_region_add_extra(struct fh_region *region, uintptr_t start, uint32_t index);

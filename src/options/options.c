@@ -28,6 +28,9 @@ const char *const fh_malloc_words[] = {
 
 static const char *const obj_mode_words[] = {"default", "free", "gil-assert", "gil-lock", NULL};
 
+/* The order of enum fh_thp. */
+static const char *const thp_words[] = {"system", "never", "always", NULL};
+
 #define WORD(words)                                                                                \
     {                                                                                              \
         FH_KIND_WORD, (words), 0                                                                   \
@@ -58,6 +61,7 @@ static const struct option table[FH_OPTIONS] = {
                          "memory that pools may take; then malloc fails"},
     [FH_OPTION_PURGER] = {"purger", NUMBER(SWITCH, 1),
                           "a thread that returns free memory while others idle"},
+    [FH_OPTION_THP] = {"thp", WORD(thp_words), "huge pages for blocks"},
     [FH_OPTION_DEBUG_QUARANTINE] = {"debug_quarantine", NUMBER(SIZE, PTRDIFF_MAX),
                                     "freed memory that the debug hooks hold back"},
     [FH_OPTION_DEBUG_SERIAL] = {"debug_serial", NUMBER(SWITCH, 1),

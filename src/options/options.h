@@ -26,6 +26,7 @@ enum fh_option {
     FH_OPTION_RETAIN_MIN,
     FH_OPTION_LIMIT,
     FH_OPTION_PURGER,
+    FH_OPTION_THP,
     FH_OPTION_DEBUG_QUARANTINE,
     FH_OPTION_DEBUG_SERIAL,
     FH_OPTION_DEBUG_STRICT,
@@ -34,6 +35,9 @@ enum fh_option {
 
 /* The words of FREEHOLD_OBJ_MODE, by number; the others are those of enum fh_obj_mode. */
 enum { FH_OBJ_MODE_UNSAID = 0, FH_OBJ_MODE_FIRST = 1 };
+
+/* The words of FREEHOLD_THP, by number. */
+enum fh_thp { FH_THP_SYSTEM, FH_THP_NEVER, FH_THP_ALWAYS };
 
 /* Later ones win. */
 enum fh_origin { FH_FROM_DEFAULT, FH_FROM_CONF, FH_FROM_VARIABLE };

@@ -33,10 +33,11 @@ bool fh_os_purge(void *start, size_t bytes);
 
 /* Advice, which the system may ignore. Leave the range out of core dumps: what is reserved and
  * untouched would make them huge and slow. Put it back in. Do not use huge pages: it is touched
- * sparsely. */
+ * sparsely. Use them. */
 void fh_os_hide_from_core(void *start, size_t bytes);
 void fh_os_show_in_core(void *start, size_t bytes);
 void fh_os_prefer_small_pages(void *start, size_t bytes);
+void fh_os_prefer_huge_pages(void *start, size_t bytes);
 
 /* Move the pages of [from, from + bytes) to [to, to + bytes), whose own pages are lost, without
  * copying; what stays at `from` reads as zeros. False if refused, and nothing is then changed. */

@@ -74,6 +74,11 @@ void fh_os_prefer_small_pages(void *start, size_t bytes)
     advise(start, bytes, MADV_NOHUGEPAGE);
 }
 
+void fh_os_prefer_huge_pages(void *start, size_t bytes)
+{
+    advise(start, bytes, MADV_HUGEPAGE);
+}
+
 bool fh_os_move(void *from, void *to, size_t bytes)
 {
     int saved_errno = errno;
@@ -92,9 +97,8 @@ size_t fh_os_page_bytes(void)
 uint32_t fh_os_now_ms(void)
 {
     struct timespec now = {0, 0};
-    int saved_errno = errno;
-    (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* read in user space; cannot fail here */
-    errno = saved_errno;
+    /* Read in user space. It cannot fail, so errno stays as it is. */
+    (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     return (uint32_t)now.tv_sec * 1000u + (uint32_t)(now.tv_nsec / 1000000);
 }
 

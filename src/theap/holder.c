@@ -3,7 +3,6 @@
 
 #include "bits.h"
 #include "os.h"
-#include "purge.h"
 #include "thread.h"
 
 enum { THREAD_BITS = 22, PROCESS_BITS = 16, TURN_SHIFT = THREAD_BITS + PROCESS_BITS };
@@ -139,6 +138,13 @@ static bool may_judge(void)
     return fh_os_identify_thread(&process_id, &thread);
 }
 
+/* Relaxed: whoever gets the ticket; if it stops here, the next interval has another. */
+static bool is_turn(struct fh_region *region)
+{
+    uint64_t due = fh_load_relaxed_u64(&region->holders_are_due);
+    return FH_UNLIKELY(due != 0) && fh_cas_relaxed_u64(&region->holders_are_due, &due, 0);
+}
+
 void fh_holder_tick(struct fh_theap *heap)
 {
     struct fh_region *region = heap->region;
@@ -148,7 +154,7 @@ void fh_holder_tick(struct fh_theap *heap)
     uint64_t process = process_now(region);
     if (heap == fh_theap_of_thread() && process_of(fh_load_relaxed_u64(&heap->holder)) != process)
         survive(heap, process);
-    if (fh_purge_is_turn(&region->next_holders_ms) && may_judge())
+    if (is_turn(region) && may_judge())
         look(region, process, opened < FH_DEAD_LOOKED ? opened : FH_DEAD_LOOKED, FH_DEAD_DRAINED);
 }
 

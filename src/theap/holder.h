@@ -32,8 +32,8 @@ void fh_holder_clear(struct fh_theap *heap);
 /* Does its holder still have a name? For tests. */
 bool fh_holder_has_thread(const struct fh_theap *heap);
 
-/* To be called now and then from slow paths, with the busy heap of the call: if it is time, looks
- * for dead threads, a bounded number. */
+/* To be called now and then from slow paths, with the busy heap of the call: looks for dead
+ * threads, a bounded number, once after each time that fh_purge_tick() found it to be time. */
 void fh_holder_tick(struct fh_theap *heap);
 
 /* Release the heaps of all threads that are dead now. */

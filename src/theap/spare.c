@@ -3,6 +3,7 @@
 
 #include "holder.h"
 #include "limit.h"
+#include "purge.h"
 #include "thread.h"
 
 /* Take entry `at` out; the order of the others is their age. */
@@ -90,7 +91,8 @@ bool fh_spare_claim(struct fh_theap *heap, unsigned pools, unsigned align_pools,
         return true;
     }
     if (pools > 1)
-        fh_holder_tick(heap); /* for threads that have only large blocks */
+        fh_purge_tick(heap->region); /* for threads that have only large blocks */
+    fh_holder_tick(heap);
     return FH_LIKELY(claim_from_arenas(heap, pools, align_pools, run)) ||
            claim_at_limit(heap, pools, align_pools, run);
 }

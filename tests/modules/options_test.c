@@ -393,6 +393,8 @@ static const char help[] =
     "  purger              0               default         a thread that returns free memory while "
     "others idle\n"
     "      1 or 0, on or off\n"
+    "  thp                 system          default         huge pages for blocks\n"
+    "      one of system never always\n"
     "  debug_quarantine    1M              default         freed memory that the debug hooks hold "
     "back\n"
     "      a size, as in 4096, 64k or 8M\n"

@@ -168,6 +168,12 @@ for _ in range(5):
     case('threads daemonize', {'FREEHOLD_PURGER': '1'}, '2 threads\n1 threads, then 2\n')
 case('name', {'FREEHOLD_PURGER': 'maybe'}, 'freehold\n', 'freehold: FREEHOLD_PURGER: `maybe` is not 1 or 0, .*\n')
 
+# ---- Huge pages ----
+
+for environment, said in (({}, 'as the system has it'), ({'FREEHOLD_THP': 'system'}, 'as the system has it'),
+                          ({'FREEHOLD_THP': 'never'}, 'small pages'), ({'FREEHOLD_CONF': 'thp:always'}, 'huge pages')):
+    case('pages', environment, said + '\n')
+
 # ---- What is said ----
 
 case('name', {'FREEHOLD_MALLOC': 'dbug'}, 'freehold\n', r'freehold: FREEHOLD_MALLOC: `dbug` is not one of .*\n')

@@ -7,6 +7,8 @@
  */
 #include <dirent.h>
 #include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,13 +164,43 @@ static void daemonize(void)
     fh_purger_stop();
 }
 
+/* The kernel's flags of the mapping that this address is in. */
+static const char *flags_at(const void *address, char *line, size_t line_bytes)
+{
+    unsigned long start, end;
+    const char *flags = NULL;
+    bool inside = false;
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    if (maps == NULL)
+        exit(15);
+    while (flags == NULL && fgets(line, (int)line_bytes, maps) != NULL) {
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            inside = (uintptr_t)address - start < end - start;
+        if (inside && strncmp(line, "VmFlags:", 8) == 0)
+            flags = line;
+    }
+    fclose(maps);
+    return flags == NULL ? "" : flags;
+}
+
+static void pages(void)
+{
+    char line[512];
+    void *block = fh_raw_malloc(100);
+    const char *flags = flags_at(block, line, sizeof line);
+    bool huge = strstr(flags, " hg") != NULL, small = strstr(flags, " nh") != NULL;
+    puts(huge ? "huge pages" : small ? "small pages" : "as the system has it");
+    fh_raw_free(block);
+}
+
 static const struct {
     const char *word;
     void (*run)(void);
 } words[] = {{"work", work},     {"owner", owner},     {"name", name},
              {"twice", twice},   {"serial", serial},   {"options", options},
              {"traced", traced}, {"lock", lock},       {"limit", limit},
-             {"fill", fill},     {"threads", threads}, {"daemonize", daemonize}};
+             {"fill", fill},     {"threads", threads}, {"daemonize", daemonize},
+             {"pages", pages}};
 
 static int run(const char *word)
 {

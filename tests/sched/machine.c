@@ -531,6 +531,12 @@ void fh_os_prefer_small_pages(void *start, size_t bytes)
     (void)bytes;
 }
 
+void fh_os_prefer_huge_pages(void *start, size_t bytes)
+{
+    (void)start;
+    (void)bytes;
+}
+
 static uint32_t process_of(int thread)
 {
     return now.process + (now.threads[thread].elsewhere ? ELSEWHERE : 0);
