@@ -51,6 +51,8 @@ emulator("is slow: the library is the same as preloaded, and these take longest"
     family[.]operators[.].*[.]every_new_goes_with_every_delete_of_its_kind)
 emulator("fails itself in a child of several threads that starts one, or is slow to make one"
     family[.]interrupt[.].*[.]children_.*)
+emulator("fails itself in a child of several threads that starts one, and says less of threads"
+    modules[.]purger[.].*)
 emulator("is not x86-64, whose trap flag steps through a call"
     family[.]stepped[.].*)
 

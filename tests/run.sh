@@ -39,8 +39,7 @@ aarch64   -      built for aarch64: modules and family under qemu-user, pages of
 clang     -      built with clang: the module and family tests
 tests     build  modules, malloc family, package, and all else that the build has tests of
 thread    -      the module tests under ThreadSanitizer
-address   -      the module tests under AddressSanitizer
-undefined -      the module tests under UndefinedBehaviorSanitizer; as with all of these, on C11 atomics
+address   -      the same under AddressSanitizer and UndefinedBehaviorSanitizer; on C11 atomics too
 tiny      -      the module tests with tiny pools and arenas
 points    -      the module tests, interrupted at each atomic operation
 library   build  imports, exports, instructions, TLS and system calls of the release libraries
@@ -140,8 +139,7 @@ stage_clang()
 }
 
 stage_thread() { modules thread -DFH_SANITIZE=thread; }
-stage_address() { modules address -DFH_SANITIZE=address; }
-stage_undefined() { modules undefined -DFH_SANITIZE=undefined; }
+stage_address() { modules address -DFH_SANITIZE=address,undefined; }
 stage_tiny() { modules tiny -DFH_GEOMETRY=tiny; }
 stage_points() { modules points -DFH_ATOMICS=sched; }
 

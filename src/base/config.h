@@ -109,7 +109,7 @@ enum {
     FH_PURGE_RUNS = 256,        /* how many runs of pools one look may return */
     FH_RETAIN_MIN_POOLS = (4 << 20) / FH_POOL_BYTES, /* free pools that may always stay resident */
     FH_RETAIN_PER_IN_USE = 32,                       /* and one for so many in use */
-    FH_SPARSE_MIN_POOLS = (8 << 20) / FH_POOL_BYTES, /* sparse pools that may keep empty pages */
+    FH_SPARSE_MIN_POOLS = (4 << 20) / FH_POOL_BYTES, /* sparse pools that may keep empty pages */
     FH_SPARSE_PER_IN_USE = 64,                       /* and one for so many in use */
     FH_SPARSE_EXCESS_POOLS = 2,  /* how many are purged at once when there are more */
     FH_SPARSE_TICK_POOLS = 64,   /* and how many when it is time to */
