@@ -81,7 +81,8 @@ struct fh_region {
     /* Any thread; written when a pool becomes sparse or is none any more, see theap/sparse.h. */
     uint64_t sparse_pools FH_CACHE_LINE_ALIGNED; /* how many are hinted at */
     uint64_t retain_sparse;                      /* more that may keep their pages */
-    uint64_t sparse_is_due;                      /* 1: it is time to look at their age */
+    uint64_t sparse_cursor; /* arena below which to go on when there are too many */
+    uint64_t sparse_is_due; /* 1: it is time to look at their age */
 };
 
 /* Copies of the region's fields for the fast path. Until there is a region, no bytes at an address
@@ -127,8 +128,8 @@ static inline uint32_t fh_region_pools_in_use(const struct fh_region *region)
  * visible in core dumps. */
 bool fh_region_commit(const struct fh_region *region, void *start, size_t bytes);
 
-/* Have the kernel use huge pages for blocks wherever it can, or nowhere; else it does as the machine
- * is set up. Not for extra arenas. */
+/* Have the kernel use huge pages for blocks wherever it can, or nowhere; else it does as the
+ * machine is set up. Not for extra arenas. */
 void fh_region_prefer_pages(const struct fh_region *region, bool huge);
 
 /* Remember that extra arena `index` lies at `start`. */

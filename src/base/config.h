@@ -111,6 +111,7 @@ enum {
     FH_RETAIN_PER_IN_USE = 32,                       /* and one for so many in use */
     FH_SPARSE_MIN_POOLS = (4 << 20) / FH_POOL_BYTES, /* sparse pools that may keep empty pages */
     FH_SPARSE_PER_IN_USE = 64,                       /* and one for so many in use */
+    FH_SPARSE_MOMENT_MS = 10,    /* after which a free that makes one too many purges it */
     FH_SPARSE_EXCESS_POOLS = 2,  /* how many are purged at once when there are more */
     FH_SPARSE_TICK_POOLS = 64,   /* and how many when it is time to */
     FH_SPARSE_REGRET_POOLS = 64, /* how many more may stay after each that was a mistake */

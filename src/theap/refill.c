@@ -86,6 +86,8 @@ static void give_up(struct fh_theap *heap, struct fh_pool *pool)
         fh_spare_release(heap, fh_pool_number(heap->region, pool), pools);
     } else {
         fh_shared_settle(heap->region, pool, event);
+        if (event == FH_POOL_NOW_SPARSE)
+            fh_sparse_given_up(heap->region, pool);
     }
 }
 

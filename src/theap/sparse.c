@@ -130,16 +130,21 @@ static bool has_excess(const struct fh_region *region)
     return fh_load_relaxed_u64(&region->sparse_pools) > allowed;
 }
 
+/* Some that have been sparse for a moment, in the next arena: one that is being freed whole will be
+ * empty by then. */
 static void purge_excess(struct fh_region *region)
 {
+    if (FH_LIKELY(!has_excess(region)))
+        return;
     unsigned pools = FH_SPARSE_EXCESS_POOLS;
-    uint32_t index = FH_HINT_NONE;
-    while (FH_UNLIKELY(has_excess(region)) && pools > 0) {
-        index = fh_hints_previous(&region->hints, FH_HINTS_SPARSE, index);
-        if (index == FH_HINT_NONE)
-            return;
-        (void)purge_arena(region, index, 0, &pools);
-    }
+    /* Relaxed: only where to look, so that every arena has its turn. */
+    uint32_t at = (uint32_t)fh_load_relaxed_u64(&region->sparse_cursor);
+    uint32_t index = fh_hints_previous(&region->hints, FH_HINTS_SPARSE, at);
+    if (index == FH_HINT_NONE)
+        index = fh_hints_previous(&region->hints, FH_HINTS_SPARSE, FH_HINT_NONE);
+    fh_store_relaxed_u64(&region->sparse_cursor, index);
+    if (index != FH_HINT_NONE)
+        (void)purge_arena(region, index, FH_SPARSE_MOMENT_MS, &pools);
 }
 
 void fh_sparse_add(struct fh_region *region, const struct fh_pool *pool)
@@ -147,12 +152,21 @@ void fh_sparse_add(struct fh_region *region, const struct fh_pool *pool)
     size_t number = fh_pool_number(region, pool);
     uint32_t index = (uint32_t)(number >> FH_ARENA_POOL_SHIFT);
     uint64_t bit = (uint64_t)1 << number % FH_ARENA_POOLS;
-    fh_store_relaxed_u32(stamp_of(region, number), fh_os_now_ms()); /* see is_old() */
     /* [sparse-hint] seq_cst: the other end is in forget_arena(). */
-    if ((fh_fetch_or_seq_cst_u64(&region->arenas[index].sparse, bit) & bit) == 0)
-        (void)fh_fetch_add_relaxed_u64(&region->sparse_pools, 1); /* only to decide by */
+    if ((fh_fetch_or_seq_cst_u64(&region->arenas[index].sparse, bit) & bit) == 0) {
+        fh_store_relaxed_u32(stamp_of(region, number), fh_os_now_ms()); /* see is_old() */
+        (void)fh_fetch_add_relaxed_u64(&region->sparse_pools, 1);       /* only to decide by */
+    }
     fh_hints_set(&region->hints, FH_HINTS_SPARSE, index);
     purge_excess(region);
+}
+
+void fh_sparse_given_up(struct fh_region *region, const struct fh_pool *pool)
+{
+    size_t number = fh_pool_number(region, pool);
+    uint32_t index = (uint32_t)(number >> FH_ARENA_POOL_SHIFT);
+    if (has_excess(region) && take(region, index, (uint64_t)1 << number % FH_ARENA_POOLS))
+        (void)purge_pool(region, number);
 }
 
 void fh_sparse_adopted(struct fh_region *region, const struct fh_pool *pool)

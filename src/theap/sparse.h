@@ -6,8 +6,9 @@
  * comes by a slow path.
  *
  * Number: at most FH_SPARSE_MIN_POOLS sparse pools, and one for every FH_SPARSE_PER_IN_USE in use,
- * keep them; who makes one too many sparse purges some, highest arenas first. If such a pool is
- * soon allocated from again that was a mistake, and more may keep theirs from then on.
+ * keep them. Who makes one too many sparse by a free purges some that have been so for a moment,
+ * arena by arena; the owner that lets go of one purges that one. If such a pool is soon allocated
+ * from again that was a mistake, and more may keep theirs from then on.
  *
  * Who purges adopts the pool meanwhile, like a heap that wants to allocate. So it needs no lock,
  * and if it stops it withholds one pool. */
@@ -20,6 +21,10 @@
 /* The pool, shared and hinted at, has become sparse, or sparser. Purges some if there are too many.
  */
 void fh_sparse_add(struct fh_region *region, const struct fh_pool *pool);
+
+/* The caller has added the pool as its owner, who let go of it: likely all that it would free for
+ * now. Purges this one if there are too many. */
+void fh_sparse_given_up(struct fh_region *region, const struct fh_pool *pool);
 
 /* To be called now and then from slow paths: one caller purges a bounded number after each time
  * that fh_purge_tick() had somebody look at the age of free pools. */

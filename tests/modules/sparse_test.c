@@ -258,15 +258,39 @@ TEST(a_sparse_pool_that_is_empty_goes_back_and_its_hint_is_stale)
 /* ---- Too many -----------------------------------------------------------------------------------
  */
 
-TEST(more_than_the_allowance_lose_their_pages_at_once)
+static unsigned hinted_among(unsigned from, unsigned end)
 {
+    unsigned count = 0;
+    for (unsigned i = from; i < end; i++)
+        count += is_hinted(here.pools[i]);
+    return count;
+}
+
+TEST(of_more_than_the_allowance_those_that_have_been_so_for_a_moment_lose_their_pages)
+{
+    const unsigned half = POOLS_MAX / 2;
     allow(ALLOWED_POOLS);
-    make_sparse(POOLS_MAX);
-    CHECK(region()->sparse_pools == hinted_count() && region()->sparse_pools <= allowed_pools());
-    CHECK(region()->sparse_pools >= ALLOWED_POOLS - FH_SPARSE_EXCESS_POOLS);
-    unsigned keep = (unsigned)region()->sparse_pools;
+    struct rest first = fill_pools(half), second = fill_pools(half);
+    fh_thread_flush();
+    free_rest_elsewhere(first);
+    CHECK(hinted_among(0, half - 1) == half - 1); /* none has been so for long */
+    age(FH_SPARSE_MOMENT_MS);
+    free_rest_elsewhere(second);
+    unsigned old = hinted_among(0, half - 1); /* each free looks at one arena, old pools or not */
+    CHECK(old <= half / 2 && region()->sparse_pools == hinted_count());
+    unsigned keep = hinted_count();
     CHECK(resident_bytes() <= full_bytes(keep) + (here.count - keep) * purged_bytes());
-    CHECK(!is_hinted(here.pools[here.count - 1])); /* the highest arenas came first */
+    check_all();
+}
+
+TEST(of_more_than_the_allowance_one_that_its_owner_gives_up_loses_its_pages_at_once)
+{
+    allow(1);
+    struct rest rest = fill_pools(MINIMAL_POOLS);
+    free_rest(&rest);
+    fh_thread_flush();
+    CHECK(hinted_count() == allowed_pools() && region()->sparse_pools == allowed_pools());
+    CHECK(resident_bytes() <= full_bytes(1) + (MINIMAL_POOLS - 1) * purged_bytes());
     check_all();
 }
 
