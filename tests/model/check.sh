@@ -60,8 +60,11 @@ if [ -n "$sample" ]; then
 elif [ -n "${FH_MODEL_MIB:-}" ]; then
     search="$search -DCOLLAPSE"
 fi
+# To optimize takes longer than it saves, unless the search does.
+optimize=-O0
+[ -z "$sample${FH_MODEL_MIB:-}" ] || optimize=-O2
 # shellcheck disable=SC2086
-"$compiler" -O2 -w $search -DMEMLIM="${FH_MODEL_MIB:-2000}" -o pan pan.c
+"$compiler" $optimize -w $search -DMEMLIM="${FH_MODEL_MIB:-2000}" -o pan pan.c
 # shellcheck disable=SC2086
 ./pan -m"${FH_MODEL_DEPTH:-2000000}" -n $run > out 2>&1 || true
 
