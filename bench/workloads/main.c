@@ -128,7 +128,7 @@ static void set_option(const char *name, const char *value)
     if (strcmp(name, "--threads") == 0)
         options.threads = (unsigned)whole_number(value, THREADS_MAX);
     else if (strcmp(name, "--scale") == 0)
-        options.scale = number(value, 1e-6, 1000);
+        options.scale = number(value, 1e-6, 1e6);
     else if (strcmp(name, "--seed") == 0)
         options.seed = whole_number(value, UINT64_MAX);
     else if (strcmp(name, "--survivors") == 0)
