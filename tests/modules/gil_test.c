@@ -509,7 +509,10 @@ TEST(the_interval_sets_how_often_they_take_turns)
     use_own_lock();
     uint64_t at_100_ms = turns_us(100 * MS);
     CHECK(at_100_ms >= (2 * TURNS - 2) * 100 * MS); /* as many of the other thread between them */
-    CHECK(turns_us(1 * MS) < at_100_ms / 2);
+    bool sooner = false;
+    for (int tries = 0; tries < 20 && !sooner; tries++) /* on a busy machine not at once */
+        sooner = turns_us(1 * MS) < at_100_ms / 2;
+    CHECK(sooner);
 }
 
 /* ---- Waiting in turn ---------------------------------------------------------------------- */
