@@ -82,6 +82,7 @@ static const struct fh_options defaults = {
 
 /* The variable for several. */
 #define CONF "conf"
+#define PYTHON "python" /* FREEHOLD_PYTHON is freehold-python's, and no option */
 
 static const char prefix[] = "FREEHOLD_";
 enum { PREFIX_LENGTH = sizeof prefix - 1 };
@@ -345,6 +346,8 @@ static void read_entry(struct fh_options *options, const char *entry, bool wants
         return;
     if (is_conf)
         read_conf(options, variable, value, problems);
+    else if (fh_slice_is(name, PYTHON))
+        return;
     else if (option == FH_OPTIONS)
         complain_of_variable(problems, &place, name);
     else
