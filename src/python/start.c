@@ -21,6 +21,7 @@ static const char variable_name[] = "FREEHOLD_PYTHON";
 /* What the command line says that concerns us, found as the interpreter finds it. */
 struct arguments {
     const char *mode; /* of the last -X freehold; NULL without one */
+    bool is_dev;      /* -X dev */
     bool ignores_environment;
 };
 
@@ -38,6 +39,8 @@ static void note_option(struct arguments *found, char option, const char *value)
     const char *mode = option == 'X' ? mode_of(value) : NULL;
     if (mode != NULL)
         found->mode = mode;
+    if (option == 'X' && strcmp(value, "dev") == 0)
+        found->is_dev = true;
     if (option == 'E' || option == 'I')
         found->ignores_environment = true;
 }
@@ -67,7 +70,7 @@ static int long_option(const char *name)
 
 static struct arguments read_arguments(int count, char **arguments)
 {
-    struct arguments found = {NULL, false};
+    struct arguments found = {NULL, false, false};
     int read = 1;
     for (int index = 1; index < count && read > 0; index += read) {
         const char *argument = arguments[index];
@@ -88,13 +91,32 @@ struct request {
     const char *place;
 };
 
+static const char *variable_of(const struct arguments *found, const char *name)
+{
+    const char *value = found->ignores_environment ? NULL : getenv(name);
+    return value == NULL ? "" : value;
+}
+
+/* Whether the interpreter was told which of its own allocators, or hooks on them, to take. */
+static bool names_allocator(const struct arguments *found)
+{
+    const char *name = variable_of(found, "PYTHONMALLOC");
+    bool is_dev = found->is_dev || *variable_of(found, "PYTHONDEVMODE") != '\0';
+    return *name == '\0' ? is_dev : strcmp(name, "default") != 0;
+}
+
+/* Who asks for one of CPython's allocators has it as from any python3, on Freehold's arenas and
+ * malloc, unless the same command line asks for more. */
 static struct request requested(int count, char **arguments)
 {
     struct arguments found = read_arguments(count, arguments);
-    const char *variable = found.ignores_environment ? NULL : getenv(variable_name);
+    const char *mode = variable_of(&found, variable_name);
     if (found.mode != NULL)
         return (struct request){found.mode, "-X freehold"};
-    return (struct request){variable == NULL ? "" : variable, variable_name};
+    bool keeps =
+        strcmp(mode, "pymalloc") != 0 && strcmp(mode, "help") != 0 && names_allocator(&found);
+    return (struct request){keeps && fh_python_find_mode(mode) != NULL ? "arena" : mode,
+                            variable_name};
 }
 
 static void print_help(FILE *stream)

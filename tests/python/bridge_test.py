@@ -455,17 +455,27 @@ print(subprocess.check_output(['sh', '-c', 'grep -c freehold /proc/self/maps || 
             base = subprocess.check_output([sys.executable, '-c', 'import sys; print(sys.base_prefix)'], text=True)
             self.assertEqual(done.stdout.split(), [os.path.realpath(folder), base.strip(), 'launcher'])
 
-    def test_pythonmalloc_puts_cpythons_hooks_on_top(self):
+    def test_cpythons_hooks_go_on_top_where_the_command_line_says_both(self):
         for options, variables in [(['-X', 'dev'], {}), ([], {'PYTHONMALLOC': 'debug'}),
                                    ([], {'PYTHONMALLOC': 'malloc_debug'}), ([], {'PYTHONMALLOC': 'pymalloc_debug'}),
                                    ([], {'PYTHONDEVMODE': '1'})]:
             with self.subTest(options=options, variables=variables):
+                options = ['-X', 'freehold=free', *options]
                 self.assertEqual(self.whose(*options, **variables), ALL_OURS)
                 self.assert_reports_overflow(*options, **variables)
 
-    def test_pythonmalloc_without_hooks_is_freehold(self):
-        for name in ('default', 'malloc', 'pymalloc'):
-            self.assertEqual(self.whose(PYTHONMALLOC=name), ALL_OURS)
+    def test_who_asks_for_an_allocator_of_cpythons_gets_it(self):
+        mode = 'import freehold; print(freehold.mode)'
+        for options, variables in [(['-X', 'dev'], {}), ([], {'PYTHONDEVMODE': '1'}),
+                                   ([], {'PYTHONMALLOC': 'malloc'}), ([], {'PYTHONMALLOC': 'pymalloc'}),
+                                   ([], {'PYTHONMALLOC': 'debug', 'FREEHOLD_PYTHON': 'debug'})]:
+            with self.subTest(options=options, variables=variables):
+                self.assertEqual(self.output(mode, *options, **variables), 'arena')
+        for options, variables in [(['-E'], {'PYTHONMALLOC': 'malloc'}), ([], {'PYTHONMALLOC': 'default'}),
+                                   (['-I', '-X', 'utf8'], {'PYTHONDEVMODE': '1'})]:
+            with self.subTest(options=options, variables=variables):
+                self.assertEqual(self.whose(*options, **variables), ALL_OURS)
+        self.assert_reports_overflow('-X', 'dev')
         done = self.run_python('', PYTHONMALLOC='nonsense', status=1)
         self.assertIn('unknown allocator', done.stderr)
 

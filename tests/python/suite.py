@@ -292,9 +292,9 @@ def selection(differences):
 
 
 def is_implied(difference, differences):
-    """That a file failed says no more than that a test of it did."""
+    """That a file failed, in either way, says no more than that a test of it did."""
     return difference.test == WHOLE and len(differences) > 1 and \
-        'SUCCESS' in difference.before and difference.after == 'FAILURE, status 2'
+        {difference.before, difference.after} == {'SUCCESS, status 0', 'FAILURE, status 2'}
 
 
 def settle(differences, run_again):
@@ -610,6 +610,7 @@ class Verdicts(unittest.TestCase):
         whole = Difference('x', WHOLE, 'SUCCESS, status 0', 'FAILURE, status 2')
         test = Difference('x', 'test.x.T.t', 'ok', 'FAIL AssertionError')
         self.assertTrue(is_implied(whole, [whole, test]))
+        self.assertTrue(is_implied(whole._replace(before=whole.after, after=whole.before), [whole, test]))
         self.assertFalse(is_implied(whole, [whole]))
         self.assertFalse(is_implied(whole._replace(after='killed by SIGSEGV'), [whole, test]))
 
