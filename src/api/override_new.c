@@ -81,7 +81,7 @@ FH_ALWAYS_INLINE void *new_plain(size_t bytes, const void *caller)
     struct fh_theap *heap = fh_theap_of_thread();
     if (FH_UNLIKELY(bytes >= heap->fast_below))
         return new_aligned(bytes, 1, caller);
-    void *memory = fh_theap_take(heap, fh_class_of_small(bytes));
+    void *memory = fh_theap_take_at(heap, fh_theap_ready_offset(bytes));
     return FH_LIKELY(memory != NULL) ? memory : new_aligned(bytes, 1, caller);
 }
 

@@ -26,6 +26,9 @@
  * only: the processor itself shows a thread its own accesses in order. */
 #define FH_SIGNAL_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
+/* The compiler does not know that a variable has the value that it had. */
+#define FH_HIDE_VALUE(variable) __asm__("" : "+r"(variable))
+
 /* Clear one bit, known at compile time, of *word; true if it was set. One instruction on x86-64,
  * where a signal handler of this thread sees it done or not; elsewhere it may see the bit still
  * set, which is no worse for who only asks whether. Nothing for other threads. */

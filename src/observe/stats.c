@@ -245,8 +245,8 @@ static struct fh_ready ready_in(struct fh_theap *heap)
         return ready;
     fh_theap_set_busy(heap);
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++)
-        ready.blocks[class_index] =
-            length_of(heap->ready[class_index]) + counted_too_many(heap->bins[class_index].current);
+        ready.blocks[class_index] = length_of(heap->ready[class_index].list) +
+                                    counted_too_many(heap->bins[class_index].current);
     fh_theap_set_idle(heap);
     return ready;
 }

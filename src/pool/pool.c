@@ -40,6 +40,7 @@ void fh_pool_start(struct fh_pool *pool, char *start, unsigned class_index, bool
     pool->tail_purged = zeroed;
     pool->holes = 0;
     set_live(pool, 0);
+    pool->sink = &pool->own;
     for (unsigned i = 1; i < pools; i++) {
         pool[i].head_distance = (uint8_t)i;
         fh_store_own_u8(&pool[i].kind, FH_POOL_INSIDE);

@@ -43,6 +43,13 @@ struct fh_block {
     struct fh_block *next;
 };
 
+/* Where an owner's frees of a pool go: to the pool itself, or, of the pool that it allocates from,
+ * to the blocks that are ready. */
+struct fh_sink {
+    struct fh_block *list; /* newest first */
+    uint32_t countdown;    /* frees until fh_theap_countdown_ended() has something to decide */
+};
+
 enum fh_pool_kind {
     FH_POOL_NONE, /* no block starts here */
     FH_POOL_BLOCKS,
@@ -64,16 +71,21 @@ struct fh_pool {
     uint8_t head_distance;
     uint8_t zeroed; /* what is not carved yet reads as zero */
     uint32_t block_bytes;
-    uint32_t capacity;     /* blocks that fit */
-    uint32_t threshold;    /* free blocks that make a full pool worth sharing */
-    uint32_t pools;        /* adjacent pools; of a huge block, those it may have touched */
-    uint64_t usable_bytes; /* of a large or huge block */
-    void *classic;         /* the heap of a classic arena; NULL in any other pool */
+    uint32_t capacity;    /* blocks that fit */
+    uint32_t threshold;   /* free blocks that make a full pool worth sharing */
+    uint32_t pools;       /* adjacent pools; of a huge block, those it may have touched */
+    struct fh_sink *sink; /* `own`; of a heap's current pool, that of the bin. The owner's alone */
+    void *classic;        /* the heap of a classic arena; NULL in any other pool */
 
     /* The owner only. */
-    struct fh_block *local FH_CACHE_LINE_ALIGNED; /* blocks it freed */
-    uint32_t countdown; /* local frees until fh_theap_countdown_ended() has something to decide */
-    uint32_t live_then; /* live blocks at that point, see fh_pool_live() */
+    union {
+        struct fh_sink own;
+        struct {
+            struct fh_block *local; /* blocks it freed */
+            uint32_t countdown;
+        };
+    };
+    uint32_t live_then; /* live blocks when the countdown has ended, see fh_pool_live() */
     uint32_t carved;    /* blocks that are live or in a list */
     uint32_t
         frontier;     /* blocks before this one were carved, and all but those in holes still are */
@@ -82,6 +94,7 @@ struct fh_pool {
     struct fh_pool *previous, *next; /* in that list */
     uint64_t holes; /* pages of FH_CARVE_BYTES whose blocks, those that start there, are not carved
                        any more */
+    uint64_t usable_bytes; /* of a large or huge block, which nobody owns */
 
     /* Everybody. */
     uint64_t word FH_CACHE_LINE_ALIGNED;
@@ -89,6 +102,8 @@ struct fh_pool {
     uint64_t unused FH_CACHE_LINE_ALIGNED; /* keeps the next descriptor's first line apart */
 };
 
+static_assert(offsetof(struct fh_pool, own) == FH_CACHE_LINE_BYTES,
+              "the owner has a line of its own");
 static_assert(sizeof(struct fh_pool) == FH_DESCRIPTOR_BYTES, "descriptors are found by a shift");
 
 enum fh_pool_state { FH_FREE, FH_ACTIVE, FH_FULL, FH_SHARED };

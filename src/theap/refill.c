@@ -150,8 +150,10 @@ static void give_up_oldest_waiting(struct fh_theap *heap, struct fh_bin *bin)
 
 /* One live block too many is counted from here on, so that the countdown of the current pool never
  * ends: it would be found empty on every other call of a program that takes and frees one block. */
-static void make_current(struct fh_bin *bin, struct fh_pool *pool)
+static void make_current(struct fh_theap *heap, struct fh_pool *pool)
 {
+    struct fh_bin *bin = &heap->bins[pool->class_index];
+    pool->sink = &heap->ready[pool->class_index];
     fh_store_own_u32(&pool->countdown, fh_load_own_u32(&pool->countdown) + 1);
     pool->list = FH_LIST_CURRENT;
     bin->current = pool;
@@ -161,6 +163,7 @@ static void unmake_current(struct fh_bin *bin)
 {
     struct fh_pool *pool = bin->current;
     bin->current = NULL;
+    pool->sink = &pool->own;
     pool->list = FH_LIST_NONE;
     fh_store_own_u32(&pool->countdown, fh_load_own_u32(&pool->countdown) - 1);
 }
@@ -192,11 +195,14 @@ static struct fh_block *blocks_of_current(struct fh_theap *heap, struct fh_bin *
 static struct fh_block *leave_current(struct fh_theap *heap, struct fh_bin *bin)
 {
     struct fh_pool *pool = bin->current;
+    struct fh_sink *ready = pool->sink;
     bin->zeroed = 0;
+    pool->sink = &pool->own;
     if (fh_pool_leave_full(pool, fh_theap_tag(heap), heap->id)) {
         bin->current = NULL; /* and is not ours to write to any more */
         return NULL;
     }
+    pool->sink = ready;
     struct fh_block *blocks = fh_pool_collect(pool, heap->id);
     if (blocks == NULL)
         fh_pool_is_damaged(pool);
@@ -256,7 +262,7 @@ static struct fh_block *find_blocks(struct fh_theap *heap, unsigned class_index)
         struct fh_pool *pool = next_pool(heap, class_index);
         if (pool == NULL)
             return NULL;
-        make_current(bin, pool);
+        make_current(heap, pool);
         blocks = blocks_of_current(heap, bin);
         if (blocks == NULL)
             blocks = leave_current(heap, bin);
@@ -267,7 +273,7 @@ static struct fh_block *find_blocks(struct fh_theap *heap, unsigned class_index)
 /* The first of the ready blocks, or of those that the current pool has: the common cases, short. */
 FH_ALWAYS_INLINE struct fh_block *first_block(struct fh_theap *heap, unsigned class_index)
 {
-    struct fh_block *block = heap->ready[class_index];
+    struct fh_block *block = heap->ready[class_index].list;
     struct fh_bin *bin = &heap->bins[class_index];
     if (block == NULL && FH_LIKELY(bin->current != NULL))
         block = own_blocks_of_current(bin);
@@ -282,13 +288,14 @@ static FH_COLD struct fh_block *first_of_further_blocks(struct fh_theap *heap, u
 
 struct fh_block *fh_theap_next_block(struct fh_theap *heap, unsigned class_index, bool *zeroed)
 {
+    bool was_ready = heap->ready[class_index].list != NULL; /* perhaps freed by somebody */
     struct fh_block *block = first_block(heap, class_index);
     if (FH_UNLIKELY(block == NULL))
         block = first_of_further_blocks(heap, class_index);
     if (FH_UNLIKELY(block == NULL))
         return NULL;
-    heap->ready[class_index] = block->next;
-    *zeroed = heap->bins[class_index].zeroed;
+    heap->ready[class_index].list = block->next;
+    *zeroed = !was_ready && heap->bins[class_index].zeroed;
     return block;
 }
 
@@ -301,6 +308,11 @@ void *fh_theap_refill(struct fh_theap *heap, unsigned class_index)
     if (FH_UNLIKELY(block == NULL))
         errno = ENOMEM;
     return block;
+}
+
+void *fh_theap_refill_at(struct fh_theap *heap, size_t offset)
+{
+    return fh_theap_refill(heap, (unsigned)(offset / sizeof heap->ready[0]));
 }
 
 /* ---- Frees that change a pool's place ---------------------------------------------------------
@@ -375,7 +387,7 @@ void fh_theap_free_deciding(struct fh_pool *pool, struct fh_block *block)
 void fh_theap_drain_class(struct fh_theap *heap, unsigned class_index)
 {
     struct fh_bin *bin = &heap->bins[class_index];
-    struct fh_block **slot = &heap->ready[class_index];
+    struct fh_block **slot = &heap->ready[class_index].list;
     struct fh_block *ready = *slot;
     *slot = NULL;
     struct fh_pool *pool = bin->current;

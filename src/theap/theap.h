@@ -5,12 +5,15 @@
  * A heap is a type-stable struct in a dense array, found by one thread-local pointer. Per class it
  * has a bin (blocks ready to pop), the pool they come from, and two short lists of further pools:
  *
- *   current  the bin's blocks are all of this pool. One live block more than there are is counted,
- * so that it is never found empty. queued   pools with at least `threshold` free blocks, or adopted
- * ones. At most FH_QUEUED_MAX, spans counted as their pools. waiting  pools that were full until
- * this heap freed a block of theirs. At most FH_WAITING_MAX. A waiting pool is queued once it has
- * `threshold` free blocks; until then it is not allocated from, so that nearly full pools do not
- * change hands on every call.
+ *   - current: the bin's blocks are all of this pool, and what its owner frees of it is ready again
+ *     at once: the next malloc has the block that is still in the cache, and blocks that stay lie
+ *     side by side, not in between what others were freed from. One live block more than there are
+ *     is counted, so that it is never found empty.
+ *   - queued: pools with at least `threshold` free blocks, or adopted ones. At most FH_QUEUED_MAX,
+ *     spans counted as their pools.
+ *   - waiting: pools that were full until this heap freed a block of theirs. At most
+ * FH_WAITING_MAX. A waiting pool is queued once it has `threshold` free blocks; until then it is
+ * not allocated from, so that nearly full pools do not change hands on every call.
  *
  * busy: said of a heap while its thread is inside. A call that finds it busy is in a signal handler
  * that interrupted another call, or in a thread without a heap of its own; it borrows a heap, and
@@ -40,7 +43,7 @@ struct fh_bin {
     struct fh_pool *oldest_waiting;
     uint16_t queued_count;
     uint16_t waiting_count;
-    uint8_t zeroed; /* the ready blocks read as zero but for their first word */
+    uint8_t zeroed; /* the blocks that were carved last read as zero but for their first word */
 };
 
 /* A run of free pools kept at hand, see spare.h. */
@@ -50,7 +53,8 @@ struct fh_spare {
 };
 
 struct fh_theap {
-    struct fh_block *ready[FH_CLASSES]; /* first: indexed without an offset */
+    struct fh_sink ready[FH_CLASSES]; /* first: found without adding an offset; their countdowns
+                                         decide nothing */
     size_t fast_below; /* requests below this may take the fast path: FH_SMALL_MAX_BYTES, a power of
                           two, or 0: none may, the heap is busy */
     uint32_t id;
@@ -170,6 +174,9 @@ FH_ALWAYS_INLINE bool fh_theap_try_guard(struct fh_theap *heap)
  * any more. NULL with ENOMEM. */
 void *fh_theap_refill(struct fh_theap *heap, unsigned class_index);
 
+/* The same for the class whose ready blocks lie at this offset of the heap. */
+void *fh_theap_refill_at(struct fh_theap *heap, size_t offset);
+
 /* Any size, any state of the thread's heap. NULL with ENOMEM. */
 void *fh_theap_malloc_slow(size_t bytes);
 
@@ -189,17 +196,38 @@ void fh_theap_free_outside(void *memory);
 /* ---- The fast paths ---------------------------------------------------------------------------
  */
 
-/* A ready block of the class, or whatever it takes; the heap is idle. */
-FH_ALWAYS_INLINE void *fh_theap_take(struct fh_theap *heap, size_t class_index)
+static_assert(sizeof(struct fh_sink) == FH_BLOCK_ALIGN_BYTES,
+              "of a small class, the offset of the ready blocks is the size, rounded up");
+
+FH_ALWAYS_INLINE struct fh_block **fh_theap_ready_at(struct fh_theap *heap, size_t offset)
+{
+    return (struct fh_block **)(void *)((char *)heap + offset);
+}
+
+/* A ready block of the class whose ready blocks lie at this offset of the heap, or whatever it
+ * takes; the heap is idle. */
+FH_ALWAYS_INLINE void *fh_theap_take_at(struct fh_theap *heap, size_t offset)
 {
     fh_theap_guard(heap);
-    struct fh_block *block = heap->ready[class_index];
+    struct fh_block *block = *fh_theap_ready_at(heap, offset);
     if (FH_UNLIKELY(block == NULL))
-        return fh_theap_refill(heap, (unsigned)class_index);
-    heap->ready[class_index] = block->next;
+        return fh_theap_refill_at(heap, offset);
+    FH_HIDE_VALUE(offset); /* the address in both accesses, not in an instruction before them */
+    *fh_theap_ready_at(heap, offset) = block->next;
     __builtin_prefetch(block->next, 1); /* the next malloc pops it, and its caller writes to it */
     fh_theap_unguard(heap);
     return block;
+}
+
+FH_ALWAYS_INLINE void *fh_theap_take(struct fh_theap *heap, size_t class_index)
+{
+    return fh_theap_take_at(heap, class_index * sizeof heap->ready[0]);
+}
+
+/* bytes <= FH_SMALL_MAX_BYTES */
+FH_ALWAYS_INLINE size_t fh_theap_ready_offset(size_t bytes)
+{
+    return (bytes + FH_BLOCK_ALIGN_BYTES - 1) & ~(size_t)(FH_BLOCK_ALIGN_BYTES - 1);
 }
 
 FH_ALWAYS_INLINE void *fh_theap_malloc(size_t bytes)
@@ -207,7 +235,7 @@ FH_ALWAYS_INLINE void *fh_theap_malloc(size_t bytes)
     struct fh_theap *heap = fh_theap_of_thread();
     if (FH_UNLIKELY(bytes >= heap->fast_below)) /* too large, or busy */
         return fh_theap_malloc_slow(bytes);
-    return fh_theap_take(heap, fh_class_of_small(bytes));
+    return fh_theap_take_at(heap, fh_theap_ready_offset(bytes));
 }
 
 FH_ALWAYS_INLINE struct fh_pool *fh_theap_pool_at_offset(uint64_t offset)
@@ -246,10 +274,11 @@ FH_ALWAYS_INLINE void fh_theap_free_in_pool(struct fh_pool *pool, void *memory)
         return;
     }
     struct fh_block *block = memory;
-    block->next = pool->local;
-    pool->local = block;
-    uint32_t countdown = fh_load_own_u32(&pool->countdown) - 1;
-    fh_store_own_u32(&pool->countdown, countdown);
+    struct fh_sink *sink = pool->sink;
+    block->next = sink->list;
+    sink->list = block;
+    uint32_t countdown = fh_load_own_u32(&sink->countdown) - 1;
+    fh_store_own_u32(&sink->countdown, countdown);
     if (FH_UNLIKELY(countdown == 0)) {
         fh_theap_countdown_ended(heap, pool);
         return;
@@ -281,12 +310,12 @@ FH_ALWAYS_INLINE void *fh_theap_calloc(size_t bytes)
         return fh_theap_calloc_slow(bytes);
     size_t class_index = fh_class_of_small(bytes);
     fh_theap_guard(heap);
-    struct fh_block *block = heap->ready[class_index];
+    struct fh_block *block = heap->ready[class_index].list;
     if (FH_UNLIKELY(block == NULL)) {
         fh_theap_unguard(heap);
         return fh_theap_calloc_slow(bytes);
     }
-    heap->ready[class_index] = block->next;
+    heap->ready[class_index].list = block->next;
     fh_theap_unguard(heap);
     return __builtin_memset(block, 0, bytes < FH_BLOCK_ALIGN_BYTES ? FH_BLOCK_ALIGN_BYTES : bytes);
 }

@@ -484,10 +484,10 @@ static void check_bin(const struct fh_theap *heap, unsigned class_index)
 {
     const struct fh_bin *bin = &heap->bins[class_index];
     struct blocks_seen all = {{false}};
-    CHECK(bin->current != NULL || heap->ready[class_index] == NULL);
+    CHECK(bin->current != NULL || heap->ready[class_index].list == NULL);
     if (bin->current != NULL) {
         check_owned(heap, bin->current, class_index, FH_LIST_CURRENT);
-        CHECK(walk(bin->current, heap->ready[class_index], &all) <= true_live(bin->current));
+        CHECK(walk(bin->current, heap->ready[class_index].list, &all) <= true_live(bin->current));
     }
     CHECK(bin->queued_count * fh_class_pools(class_index) <= FH_QUEUED_MAX);
     CHECK(bin->waiting_count * fh_class_pools(class_index) <= FH_WAITING_MAX);

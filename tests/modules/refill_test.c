@@ -143,7 +143,7 @@ TEST(blocks_freed_elsewhere_are_taken_before_another_pool)
         struct fh_pool *pool = fh_theap_pool_of(first);
         for (full.count = 0; full.count < pool->capacity - 1; full.count++)
             full.blocks[full.count] = take(class_index);
-        CHECK(pool->carved == pool->capacity && own_heap()->ready[class_index] == NULL);
+        CHECK(pool->carved == pool->capacity && own_heap()->ready[class_index].list == NULL);
         elsewhere(free_one_elsewhere, first);
         CHECK(take(class_index) == first);
         free_some(&full, full.count);
@@ -396,7 +396,7 @@ TEST(a_drained_class_leaves_its_heap_nothing_and_its_pools_to_all)
     fh_theap_leave(heap);
     const struct fh_bin *bin = bin_of(class_index);
     CHECK(bin->current == NULL && bin->queued_count == 0 && bin->waiting_count == 0);
-    CHECK(heap->ready[class_index] == NULL);
+    CHECK(heap->ready[class_index].list == NULL);
     CHECK(fh_word_is_shared(pools[1].pool->word));
     check_all();
 }

@@ -285,11 +285,11 @@ static unsigned see_heap_list(const struct fh_theap *heap, const struct fh_pool 
 static void see_bin(const struct fh_theap *heap, unsigned class_index)
 {
     const struct fh_bin *bin = &heap->bins[class_index];
-    CHECK(bin->current != NULL || heap->ready[class_index] == NULL);
+    CHECK(bin->current != NULL || heap->ready[class_index].list == NULL);
     if (bin->current != NULL) {
         see_in_heap(heap, bin->current, class_index, FH_LIST_CURRENT);
         struct seen *at = seen_of(heap->region, bin->current);
-        at->ready_count = see_list(bin->current, at, heap->ready[class_index]);
+        at->ready_count = see_list(bin->current, at, heap->ready[class_index].list);
     }
     unsigned queued =
         see_heap_list(heap, bin->queued, bin->oldest_queued, class_index, FH_LIST_QUEUED);
@@ -306,7 +306,7 @@ static void see_heap(const struct fh_region *region, const struct fh_theap *heap
     CHECK(held != fh_theap_is_busy(heap));
     for (unsigned class_index = 0; class_index < FH_CLASSES; class_index++)
         if (heap->bins[class_index].current != NULL || heap->bins[class_index].queued != NULL ||
-            heap->bins[class_index].waiting != NULL || heap->ready[class_index] != NULL)
+            heap->bins[class_index].waiting != NULL || heap->ready[class_index].list != NULL)
             see_bin(heap, class_index);
     uint32_t spare_pools = 0;
     for (uint32_t i = 0; i < heap->spare_runs; i++) {
