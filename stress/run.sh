@@ -3,7 +3,7 @@
 # The stress lab: build it, run storms one after the other, and end with a table.
 set -eu
 
-storms="sizes producers orphans kills signals jumps forks exits limits"
+storms="sizes producers orphans kills signals jumps forks exits limits objects objects-gil"
 
 usage() {
     cat <<END_OF_USAGE
@@ -144,9 +144,11 @@ echo "seed $seed, each storm ${end}with ${library:-glibc}"
 echo "again: sh stress/run.sh ${end}--seed $seed --lib ${library:-glibc}" $names
 
 run_storm() {
+    program=storm
+    case $1 in objects*) program=storm-objects ;; esac
     # In the background, so that a signal to this script is not kept waiting.
     # shellcheck disable=SC2086 # a list of options
-    env LD_PRELOAD="$library" "$build/stress/storm" $end --seed "$seed" "$1" \
+    env LD_PRELOAD="$library" "$build/stress/$program" $end --seed "$seed" "$1" \
         >"$results.one" &
     child=$!
     status=0

@@ -760,6 +760,15 @@ static void catch_crashes(void)
 /* ---- Main -------------------------------------------------------------------------------------
  */
 
+#if defined(STRESS_OBJECTS)
+#define STORMS_OF_OBJECTS                                                                          \
+    {"objects", storm_objects, "objects",                                                          \
+     "threads make, hand on, intern, drop and collect objects"},                                   \
+        {"objects-gil", storm_objects_gil, "objects", "the same, one thread at a time"},
+#else
+#define STORMS_OF_OBJECTS
+#endif
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -778,7 +787,7 @@ static const struct {
     {"exits", storm_exits, "exits",
      "destructors, atexit, constructors, dlopen and dlclose allocate"},
     {"limits", storm_limits, "faults", "address space runs out; the n-th system call fails"},
-};
+    STORMS_OF_OBJECTS};
 
 static const struct {
     const char *name;

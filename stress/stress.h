@@ -180,6 +180,8 @@ void storm_jumps(void);
 void storm_forks(void);
 void storm_exits(void);
 void storm_limits(void);
+void storm_objects(void); /* these two in storm-objects alone, which has the object library */
+void storm_objects_gil(void);
 
 /* Programs that storms start: "storm --child NAME ARGUMENT". Their exit status is 0 if all is well.
  */

@@ -21,7 +21,7 @@ export LC_ALL DEBIAN_FRONTEND
 
 needed='build-essential cmake pkg-config libck-dev libcmocka-dev clang python3'
 # Without these, what is about them is skipped. clang-format has a version: each formats differently.
-wanted='clang-format-14 libbenchmark-dev libpython3.11 spin redis-server sqlite3 git nodejs perl openssl strace'
+wanted='clang-format-14 libbenchmark-dev libpython3.11 python3-dev libpython3.*-testsuite spin redis-server sqlite3 git nodejs perl openssl strace'
 cross='gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'
 
 # ---- The stages --------------------------------------------------------------------------------
@@ -33,15 +33,15 @@ stages()
     cat <<'END'
 build     -      the release build with gcc, everything in it
 programs  build  real programs under the malloc library
+python    build  CPython and its own tests on Freehold in every way
 models    build  the protocols' models, checked exhaustively
 explorer  build  the library itself under a scheduler that tries interleavings
 aarch64   -      built for aarch64: modules and family under qemu-user, pages of 4 and 64 KiB
-clang     -      built with clang: the module and family tests
+clang     -      built with clang: the module, family and object tests
 tests     build  modules, malloc family, package, and all else that the build has tests of
-thread    -      the module tests under ThreadSanitizer
+thread    -      the tests of modules and objects under ThreadSanitizer
 address   -      the same under AddressSanitizer and UndefinedBehaviorSanitizer; on C11 atomics too
-tiny      -      the module tests with tiny pools and arenas
-points    -      the module tests, interrupted at each atomic operation
+points    -      the module tests with tiny pools and arenas, interrupted at each atomic operation
 library   build  imports, exports, instructions, TLS and system calls of the release libraries
 headers   -      each header alone; the public one as C and C++ with all warnings
 style     -      clang-format, syntax of the scripts
@@ -74,10 +74,11 @@ ctest_in()
     $launcher ctest --test-dir "$folder" --output-on-failure --timeout 300 "$@" || true
 }
 
-module_targets()
+# The targets of the tests in a folder: modules_arena and so on.
+targets_of() # FOLDER
 {
-    sed -n 's/^TEST(.*//; s|.*/\([a-z0-9_]*\)_test\.c$|modules_\1|p' <<END
-$(ls "$root"/tests/modules/*_test.c)
+    sed -n "s|.*/\([a-z0-9_]*\)_test\.c\$|$1_\1|p" <<END
+$(ls "$root/tests/$1"/*_test.c)
 END
 }
 
@@ -87,16 +88,18 @@ launcher_for()
     "$1" >/dev/null 2>&1 || ! setarch -R "$1" >/dev/null 2>&1 || echo 'setarch -R'
 }
 
-# modules FOLDER OPTION...: build and run the module tests alone.
+# modules FOLDER OPTION...: build and run the tests of modules alone, those named in $folders.
+folders=modules
 modules()
 {
     name=$1
     shift
     configure "$name" -DFH_BENCH=OFF -DFH_STRESS=OFF -DFH_INSTALL=OFF "$@"
     # shellcheck disable=SC2046 # one word a target
-    compile "$name" $(module_targets)
+    compile "$name" $(for tests in $folders; do targets_of "$tests"; done)
     launcher=$(launcher_for "$build/$name/tests/modules/modules_bits")
-    ctest_in "$name" --tests-regex '^modules[.]' --parallel "$jobs"
+    ctest_in "$name" --tests-regex "^($(echo $folders | tr ' ' '|'))[.]" --exclude-regex '[.]example$' \
+        --parallel "$jobs"
 }
 
 stage_build()
@@ -111,10 +114,14 @@ stage_programs()
     ctest_in release --label-regex '^program$' --parallel "$jobs"
 }
 
-# The package tests share one installation, so they run one by one.
+stage_python() { ctest_in release --label-regex '^python$' --parallel "$jobs"; }
+
+# The package tests share one installation, so they run one by one. Single steps through the static
+# library are those through the preloaded one.
 stage_tests()
 {
-    ctest_in release --label-exclude '^(program|package|model|sched)$' --parallel "$jobs"
+    ctest_in release --label-exclude '^(program|python|package|model|sched)$' --parallel "$jobs" \
+        --exclude-regex '^family[.]stepped[.]static[.]'
     ctest_in release --label-regex '^package$'
 }
 
@@ -134,14 +141,13 @@ stage_clang()
     configure clang -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DFH_BENCH=OFF \
         -DFH_WERROR=ON
     compile clang
-    ctest_in clang --tests-regex '^(modules|family)[.]' --parallel "$jobs" \
+    ctest_in clang --tests-regex '^(modules|family|object)[.]' --parallel "$jobs" \
         --exclude-regex '^family[.](stepped|interrupt)[.]'
 }
 
-stage_thread() { modules thread -DFH_SANITIZE=thread; }
-stage_address() { modules address -DFH_SANITIZE=address,undefined; }
-stage_tiny() { modules tiny -DFH_GEOMETRY=tiny; }
-stage_points() { modules points -DFH_ATOMICS=sched; }
+stage_thread() { folders='modules object' modules thread -DFH_SANITIZE=thread; }
+stage_address() { folders='modules object' modules address -DFH_SANITIZE=address,undefined; }
+stage_points() { modules points -DFH_GEOMETRY=tiny -DFH_ATOMICS=sched; }
 
 # ---- Another processor -------------------------------------------------------------------------
 
@@ -341,7 +347,7 @@ compiles()
 }
 
 # The layers are C; their headers may use what C++ lacks. atomic_*.h are the back ends of atomic.h,
-# which is checked with each.
+# which is checked with each; src/python's need CPython's.
 stage_headers()
 {
     for header in "$root"/include/*.h "$root"/include/*/*.h; do
@@ -359,7 +365,7 @@ stage_headers()
         set -- "$@" "-I$folder"
     done
     for header in "$root"/src/*/*.h; do
-        case $header in */atomic_*) continue ;; esac
+        case $header in */atomic_* | */src/python/*) continue ;; esac
         for compiler in gcc clang; do
             for atomics in C11 CK SCHED; do
                 [ "$atomics" != CK ] || [ "$(uname -m)" = x86_64 ] || continue

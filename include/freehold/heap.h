@@ -129,6 +129,12 @@ FH_API fh_heap *fh_heap_default(void);
 FH_API fh_heap *fh_heap_set_current(fh_heap *heap);
 FH_API fh_heap *fh_heap_current(void);
 
+/** How the heap was made; the default heap is free. */
+FH_API fh_obj_mode fh_heap_get_mode(const fh_heap *heap);
+
+/** Its lock, as long as the heap lives; NULL of a free heap. */
+FH_API const fh_gil *fh_heap_get_gil(const fh_heap *heap);
+
 /** Whose block it is: the default heap for all of Freehold's other memory, NULL for a stranger.
  * Never reads what is there; of an address in Freehold's memory it may read the 64 bytes before. */
 FH_API fh_heap *fh_heap_of(const void *block);

@@ -25,6 +25,16 @@ fh_heap *fh_heap_default(void)
     return &default_heap;
 }
 
+fh_obj_mode fh_heap_get_mode(const fh_heap *heap)
+{
+    return fh_heap_is_default(heap) ? FH_OBJ_FREE : heap->mode;
+}
+
+const fh_gil *fh_heap_get_gil(const fh_heap *heap)
+{
+    return fh_heap_get_mode(heap) == FH_OBJ_FREE ? NULL : &heap->gil;
+}
+
 fh_heap *fh_heap_current(void)
 {
     return fh_heap_of_thread == NULL ? &default_heap : fh_heap_of_thread;

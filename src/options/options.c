@@ -81,7 +81,7 @@ static const struct fh_options defaults = {
 };
 
 /* The variable for several. */
-#define CONF "conf"
+#define CONF   "conf"
 #define PYTHON "python" /* FREEHOLD_PYTHON is freehold-python's, and no option */
 
 static const char prefix[] = "FREEHOLD_";
