@@ -133,7 +133,7 @@ LIBRARY_FLAGS = ['-fsanitize=thread']
 TEST_FLAGS = '-fno-builtin-memcpy -fno-builtin-memcmp -fno-builtin-memset'.split()
 LINK_FLAGS = ['-Wl,--wrap=memset,--wrap=memcpy,--wrap=memcmp']
 LEFT_OUT = re.compile(r'/(os_linux|os_wait_linux|region|thread|allocator|early|heaps|libc|limits|purger|start|(override|debug|trace|snapshot|stats_)[^/]*)\.c$'
-                      r'|/(gil|classic|heap|options)/')  # see tests/sched/CMakeLists.txt
+                      r'|/(gil|classic|heap|options|object|python)/')  # see tests/sched/CMakeLists.txt
 WITH_LIBRARY = ('library.c', 'orders.c')
 TESTS = ('explore.c', 'machine.c', 'check.c', 'scenarios.c', 'weak.c')
 PROGRAMS = {'weak': 4, 'weak_wide': 16}  # blocks a pool
@@ -192,7 +192,8 @@ class Tree:
 
     def compile(self, program, source):
         folders = [self.folder / program, self.folder / 'include']
-        folders += [path for path in (self.folder / 'src').iterdir() if path.is_dir()]
+        folders += [path for path in (self.folder / 'src').iterdir()
+                    if path.is_dir() and path.name not in ('object', 'python')]
         flags = LIBRARY_FLAGS if source in self.library else TEST_FLAGS
         run_or_die([*compiler(), *FLAGS, *flags, *(f'-I{folder}' for folder in folders), '-c', str(source),
                     '-o', str(self.object(program, source))])
