@@ -163,10 +163,22 @@ class Suite:
 def real_python(command):
     """The interpreter itself: a command of that name may be a script that chooses one."""
     code = "import os, sys; print(os.path.realpath(sys.executable)); print(sys.version.split()[0])"
-    done = subprocess.run([command, "-c", code], capture_output=True, text=True, check=False, timeout=20)
+    try:
+        done = subprocess.run([command, "-c", code], capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise Failed(f"{command} does not run: {problem}") from None
     if done.returncode != 0:
         raise Failed(f"{command} does not run: {done.stderr.strip()[-200:]}")
     return done.stdout.split()
+
+
+def expression(text):
+    """A regular expression, as it was written."""
+    try:
+        re.compile(text)
+    except re.error as problem:
+        raise argparse.ArgumentTypeError(f"'{text}' is no regular expression: {problem}") from None
+    return text
 
 
 def parse():
@@ -177,8 +189,8 @@ def parse():
     parser.add_argument("--out", required=True, help="where the report goes")
     parser.add_argument("--rounds", type=int, help="rounds (default 5; 1 if quick)")
     parser.add_argument("--quick", action="store_true", help="one round of fewer passes")
-    parser.add_argument("--only", default=".", metavar="RE", help="only workloads whose name matches")
-    parser.add_argument("--ways", default=".", metavar="RE", help="only ways whose name matches")
+    parser.add_argument("--only", type=expression, default=".", metavar="RE", help="only workloads whose name matches")
+    parser.add_argument("--ways", type=expression, default=".", metavar="RE", help="only ways whose name matches")
     parser.add_argument("--seed", type=int, help="of the order of runs")
     parser.add_argument("--timeout", type=float, default=120, metavar="S", help="seconds for a run")
     parser.add_argument("--list", action="store_true", help="only say what would run")
@@ -196,6 +208,8 @@ def settle(parser, settings):
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names) or not all(re.fullmatch(r"[\w.+-]+", name) for name in names):
         parser.error("each library needs a name of its own, of letters, digits and .+-_")
+    for name in {*names} & {*ways.OWN_BLOCKS}:
+        parser.error(f"{name} is a way without such a library")
     settings.python, settings.version = real_python(settings.python)
     chosen = {name: way for name, way in ways.all_ways(settings.python, settings.build, pairs).items()
               if name == tables.BASELINE or re.search(settings.ways, name)}

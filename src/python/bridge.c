@@ -46,12 +46,12 @@ static int install_free(void)
 
 static int install_gil_assert(void)
 {
-    PyMemAllocatorEx allocators[3];
+    static PyMemAllocatorEx allocators[3]; /* the heap stays when the interpreter ends */
     if (!FH_PYTHON_HAS_ONE_GIL) {
         errno = ENOTSUP;
         return -1;
     }
-    if (fh_python_make_heap(allocators) != 0)
+    if (allocators[0].malloc == NULL && fh_python_make_heap(allocators) != 0)
         return -1;
     set_allocators(allocators);
     return 0;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The bridge between CPython and Freehold: which memory an interpreter starts with.
  *
- * A mode says where the interpreter's three domains go. It is chosen once, after the interpreter
- * was pre-initialised and before it is initialised, and stays for the life of the process, however
- * often the interpreter is initialised again. CPython swaps its raw allocator for libc's malloc
+ * A mode says where the interpreter's three domains go. It is chosen after the interpreter was
+ * pre-initialised and before it is initialised. Who ends the interpreter and starts it again does
+ * the same again, with the same mode: from 3.12 on the interpreter forgets its allocators, and with
+ * PYTHONMALLOC earlier ones do too. CPython swaps its raw allocator for libc's malloc
  * while it starts and ends; a program linked with freehold-malloc has the same memory behind both,
  * and no block is ever lost between them.
  */
@@ -40,9 +41,9 @@ const struct fh_python_mode *fh_python_find_mode(const char *name);
 /** Write all modes with their summaries to a stream. */
 void fh_python_list_modes(FILE *stream);
 
-/** Let the domains go where the mode says. Call it after Py_PreInitialize() and before
- * Py_Initialize(), once. Debug hooks of CPython's that pre-initialisation has set up, because of
- * PYTHONMALLOC or -X dev, are set up again on top.
+/** Let the domains go where the mode says. Call it after each Py_PreInitialize() and before
+ * Py_Initialize(), always with the same mode. Debug hooks of CPython's that pre-initialisation has
+ * set up, because of PYTHONMALLOC or -X dev, are set up again on top.
  *
  * Returns 0, or -1: ENOTSUP where the mode is not safe with this CPython, ENOMEM. */
 int fh_python_install(const struct fh_python_mode *mode);

@@ -7,6 +7,7 @@
  */
 #include "module.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,6 @@ static const char *const domain_names[] = {"raw", "mem", "obj"};
 static PyMemAllocatorEx previous[3];
 static atomic_bool is_wrapping[3];
 static _Atomic(const char *) how_installed; /* NULL: not at all */
-static atomic_bool is_decided;
 
 /* ---- The wrappers -----------------------------------------------------------------------------
  */
@@ -112,26 +112,11 @@ static bool is_wrapped(void)
  */
 
 /* tracemalloc puts the allocators of its start back when it stops: ours would be gone, but not our
- * blocks. 1, 0, or -1 with an exception. */
-static int is_tracing(void)
+ * blocks. Its module need not be asked, which some interpreters cannot import. */
+static bool is_tracing(void)
 {
-    PyObject *module = PyImport_ImportModule("_tracemalloc");
-    PyObject *answer = module == NULL ? NULL : PyObject_CallMethod(module, "is_tracing", NULL);
-    int is_true = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    Py_XDECREF(answer);
-    Py_XDECREF(module);
-    return is_true;
-}
-
-static int refuse_while_tracing(void)
-{
-    int tracing = is_tracing();
-    if (tracing > 0)
-        PyErr_SetString(PyExc_ImportError,
-                        "freehold cannot be installed while tracemalloc is tracing, which would "
-                        "put the present allocators back when it stops: import freehold first, or "
-                        "use freehold-python");
-    return tracing == 0 ? 0 : -1;
+    enum { NOT_TRACING = -2 };
+    return PyTraceMalloc_Untrack(0, 0) != NOT_TRACING; /* no block is there */
 }
 
 /* The user wants what the interpreter had, as in the launcher's mode of this name. */
@@ -146,11 +131,21 @@ static const char *launcher_mode(void)
     return fh_python_mode_name == NULL ? NULL : fh_python_mode_name();
 }
 
+/* Threads with another lock, or none, may use the domain meanwhile, and CPython copies the
+ * functions one by one. So each step takes more kinds of blocks than the one before, and only the
+ * last makes new ones. The context stays, for functions that are still the previous ones. */
 static void wrap(PyMemAllocatorDomain domain)
 {
-    PyMemAllocatorEx wrapper = wrappers[domain];
-    PyMem_GetAllocator(domain, &previous[domain]);
-    PyMem_SetAllocator(domain, &wrapper);
+    PyMemAllocatorEx step;
+    PyMem_GetAllocator(domain, &step);
+    previous[domain] = step;
+    step.free = wrappers[domain].free;
+    PyMem_SetAllocator(domain, &step);
+    step.realloc = wrappers[domain].realloc;
+    PyMem_SetAllocator(domain, &step);
+    step.malloc = wrappers[domain].malloc;
+    step.calloc = wrappers[domain].calloc;
+    PyMem_SetAllocator(domain, &step);
     atomic_store(&is_wrapping[domain], true);
 }
 
@@ -193,25 +188,52 @@ static const char *how_it_is(void)
     return serves(PYMEM_DOMAIN_RAW) ? "preload" : NULL;
 }
 
-static int decide(void)
+/* False: not now. */
+static bool decide(void)
 {
-    atomic_store(&how_installed, how_it_is());
+    if (atomic_load(&how_installed) == NULL)
+        atomic_store(&how_installed, how_it_is());
     if (launcher_mode() != NULL || is_complete() || is_declined())
-        return 0;
-    if (refuse_while_tracing() != 0)
-        return -1;
+        return true;
+    if (is_tracing())
+        return false;
     install();
-    return 0;
+    return true;
+}
+
+/* An interpreter that is started again may have taken its own allocators back. */
+static bool is_undone(void)
+{
+    bool undone = false;
+    for (int domain = 0; domain < FH_PYTHON_DOMAINS; domain++)
+        undone =
+            undone || (atomic_load(&is_wrapping[domain]) && !serves((PyMemAllocatorDomain)domain));
+    return undone;
+}
+
+/* Interpreters with locks of their own may import at once; nothing in here waits for their locks.
+ */
+static bool decide_once(void)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static bool is_decided;
+    (void)pthread_mutex_lock(&mutex);
+    if (!is_decided || is_undone())
+        is_decided = decide();
+    bool decided = is_decided;
+    (void)pthread_mutex_unlock(&mutex);
+    return decided;
 }
 
 int fh_python_install_late(void)
 {
-    if (atomic_exchange(&is_decided, true))
-        return 0; /* another interpreter was here */
-    int result = decide();
-    if (result != 0)
-        atomic_store(&is_decided, false);
-    return result;
+    if (decide_once())
+        return 0;
+    PyErr_SetString(PyExc_ImportError,
+                    "freehold cannot be installed while tracemalloc is tracing, which would put "
+                    "the present allocators back when it stops: import freehold first, or use "
+                    "freehold-python");
+    return -1;
 }
 
 const char *fh_python_how_installed(void)

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include "preload.h"
@@ -70,6 +71,9 @@ int main(int count, char **arguments)
 {
     char path[PATH_MAX];
     (void)count;
+    if (getauxval(AT_SECURE) != 0)
+        return fail("refused", "the system's loader takes no library into a program that runs with "
+                               "privileges of its own, such as set-user-ID");
     if (!find_library(path))
         return fail(FH_PYTHON_PRELOAD_NAME, "not found beside this program");
     if (strpbrk(path, ": ") != NULL)

@@ -15,7 +15,6 @@
 
 enum { EXIT_USAGE = 2 };
 
-static const char option_name[] = "freehold";
 static const char variable_name[] = "FREEHOLD_PYTHON";
 
 /* What the command line says that concerns us, found as the interpreter finds it. */
@@ -25,22 +24,22 @@ struct arguments {
     bool ignores_environment;
 };
 
-/* The mode that -X's value names, NULL if it is about something else. */
-static const char *mode_of(const char *value)
+/* What -X NAME=TEXT says, "" of -X NAME; NULL if it is about something else. */
+static const char *text_of(const char *value, const char *name)
 {
-    const size_t length = sizeof option_name - 1;
-    if (strncmp(value, option_name, length) != 0)
+    const size_t length = strlen(name);
+    if (strncmp(value, name, length) != 0)
         return NULL;
     return value[length] == '=' ? value + length + 1 : value[length] == '\0' ? "" : NULL;
 }
 
 static void note_option(struct arguments *found, char option, const char *value)
 {
-    const char *mode = option == 'X' ? mode_of(value) : NULL;
+    const char *mode = option == 'X' ? text_of(value, "freehold") : NULL;
     if (mode != NULL)
         found->mode = mode;
-    if (option == 'X' && strcmp(value, "dev") == 0)
-        found->is_dev = true;
+    if (option == 'X' && text_of(value, "dev") != NULL)
+        found->is_dev = true; /* whatever it says */
     if (option == 'E' || option == 'I')
         found->ignores_environment = true;
 }

@@ -112,7 +112,8 @@ static void destroy(PyObject *self)
 
 static PyObject *frame_object(const fh_frame *frame)
 {
-    PyObject *name = PyUnicode_DecodeFSDefault(frame->filename);
+    const char *text = frame->filename; /* UTF-8, whatever file names are here */
+    PyObject *name = PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "surrogateescape");
     return name == NULL ? NULL : Py_BuildValue("NI", name, frame->lineno);
 }
 
@@ -267,11 +268,13 @@ static int read_filter(PyObject *object, fh_filter *filter, PyObject **name)
         return -1;
     filter->inclusive = inclusive != 0;
     filter->all_frames = all_frames != 0;
+    filter->pattern = NULL;
     *name = PyObject_GetAttrString(object, "filename_pattern");
     if (*name == NULL)
         PyErr_Clear();
-    filter->pattern = *name == NULL ? NULL : PyUnicode_AsUTF8(*name);
-    return *name != NULL && filter->pattern == NULL ? -1 : 0;
+    else if ((filter->pattern = PyUnicode_AsUTF8(*name)) == NULL)
+        Py_CLEAR(*name);
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 /* One filter more at the end of an array; 0, or -1 with an exception. */

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,40 @@ def work():
         one, other = Node(), Node()
         one.other, other.other = other, one
     gc.collect()
+'''
+
+# All of them import the module at once, each with three domains from then on.
+INTERPRETERS = '''
+try:
+    import _interpreters as interpreters
+    create = lambda: interpreters.create('isolated')
+    run = interpreters.exec
+except ImportError:
+    import _xxsubinterpreters as interpreters
+    create = lambda: interpreters.create(isolated=True)
+    run = interpreters.run_string
+import threading
+failures = []
+def use(one):
+    try:
+        failed = run(one, """
+work = lambda: [[str(i) for i in range(1000)] for _ in range(50)]
+before = work()
+import freehold
+assert freehold.installed and freehold.domains == ('raw', 'mem', 'obj'), (freehold.installed, freehold.domains)
+after = work()
+del before
+""")
+    except Exception as error:
+        failed = error
+    if failed:
+        failures.append(failed)
+ids = [create() for _ in range(4)]
+threads = [threading.Thread(target=use, args=(one,)) for one in ids]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+[interpreters.destroy(one) for one in ids]
+assert not failures, failures
 '''
 
 
@@ -218,6 +253,18 @@ assert freehold.traced_memory()[0] < 1_000_000
 freehold.stop_tracing()
 ''')
 
+    def test_snapshots_name_files_whatever_the_locale(self):
+        self.output('''
+import freehold, sys
+assert sys.getfilesystemencoding() != 'utf-8'
+name = chr(233) + '.py'
+space = {}
+freehold.start_tracing()
+exec(compile('kept = [bytes(1000) for _ in range(3000)]', name, 'exec'), space)
+largest = freehold.snapshot().statistics('lineno')[0]
+assert largest.traceback[0].filename == name, ascii(largest)
+''', '-X', 'utf8=0', LC_ALL='C', PYTHONCOERCECLOCALE='0')
+
     def test_mistakes_are_exceptions(self):
         self.output('''
 import freehold
@@ -238,6 +285,13 @@ raises(ValueError, snapshot.statistics, 'address')
 raises(ValueError, snapshot.statistics, 'traceback', True)
 raises(TypeError, snapshot.compare_to, 3, 'lineno')
 raises(TypeError, snapshot.filter_traces, 3)
+import sys
+class Filter:
+    filename_pattern = object()
+count = sys.getrefcount(Filter.filename_pattern)
+for _ in range(100):
+    raises(TypeError, snapshot.filter_traces, [Filter()])
+assert sys.getrefcount(Filter.filename_pattern) < count + 100
 raises(OSError, snapshot.dump, '/nonexistent/snapshot')
 ''')
 
@@ -297,7 +351,7 @@ def square(n):
     import freehold
     return n * n, freehold.installed
 if __name__ == '__main__':
-    for method in ('fork', 'spawn'):
+    for method in ('fork', 'spawn', 'forkserver'):
         with multiprocessing.get_context(method).Pool(2) as pool:
             squares, ways = zip(*pool.map(square, range(50)))
             assert squares == tuple(n * n for n in range(50))
@@ -319,23 +373,13 @@ for _ in range(5):
 
     @unittest.skipIf(HAS_ONE_GIL, 'there are none before 3.12')
     def test_interpreters_with_locks_of_their_own(self):
-        self.output('''
-try:
-    import _interpreters as interpreters
-    create = lambda: interpreters.create('isolated')
-    run = interpreters.exec
-except ImportError:
-    import _xxsubinterpreters as interpreters
-    create = lambda: interpreters.create(isolated=True)
-    run = interpreters.run_string
-import threading
-ids = [create() for _ in range(3)]
-threads = [threading.Thread(target=run, args=(one, 'import freehold; '
-           'kept = [[str(i) for i in range(1000)] for _ in range(50)]')) for one in ids]
-[thread.start() for thread in threads]
-[thread.join() for thread in threads]
-[interpreters.destroy(one) for one in ids]
-''')
+        self.output(INTERPRETERS)
+
+    @unittest.skipIf(HAS_ONE_GIL, 'there are none before 3.12')
+    def test_interpreters_with_locks_of_their_own_import_first(self):
+        done = subprocess.run([*self.command, '-c', INTERPRETERS], env={**CLEAN, **self.environment}, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=CHILD_SECONDS, check=False)
+        self.assertEqual((done.returncode, done.stdout), (0, ''))
 
 
 class Launcher(Way, unittest.TestCase):
@@ -466,7 +510,7 @@ print(subprocess.check_output(['sh', '-c', 'grep -c freehold /proc/self/maps || 
 
     def test_who_asks_for_an_allocator_of_cpythons_gets_it(self):
         mode = 'import freehold; print(freehold.mode)'
-        for options, variables in [(['-X', 'dev'], {}), ([], {'PYTHONDEVMODE': '1'}),
+        for options, variables in [(['-X', 'dev'], {}), (['-Xdev=0'], {}), ([], {'PYTHONDEVMODE': '1'}),
                                    ([], {'PYTHONMALLOC': 'malloc'}), ([], {'PYTHONMALLOC': 'pymalloc'}),
                                    ([], {'PYTHONMALLOC': 'debug', 'FREEHOLD_PYTHON': 'debug'})]:
             with self.subTest(options=options, variables=variables):
@@ -504,6 +548,31 @@ threads = [threading.Thread(target=work) for _ in range(2)]
 [thread.join() for thread in threads]
 ''', '-X', 'freehold=' + mode)
         self.output(LOAD + 'work()', '-X', 'dev', '-X', 'tracemalloc=3')
+
+    @unittest.skipUnless(os.geteuid() == 0, 'only root can make such a program')
+    def test_it_does_not_run_without_freehold(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            launcher = os.path.join(folder, 'freehold-python')
+            for path in (LAUNCHER, os.path.join(os.path.dirname(LAUNCHER), 'libfreehold-python.so')):
+                if os.path.exists(path):  # linked launchers are in one piece
+                    shutil.copy(path, folder)
+            os.chown(launcher, 65534, 65534)
+            os.chmod(launcher, 0o4755)
+            done = subprocess.run([launcher, '-c', 'import sys; print(sys.getallocatedblocks())'], env=CLEAN, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=CHILD_SECONDS, check=False)
+        self.assertIn((done.returncode != 0, done.stdout), [(True, ''), (False, '0\n')])
+        if done.returncode != 0:
+            self.assertIn('privileges', done.stderr)
+
+    def test_a_library_that_is_missing_is_said(self):
+        with tempfile.TemporaryDirectory() as folder:
+            launcher = shutil.copy(LAUNCHER, os.path.join(folder, 'freehold-python'))
+            done = subprocess.run([launcher, '-c', 'import sys; print(sys.getallocatedblocks())'], env=CLEAN, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=CHILD_SECONDS, check=False)
+        self.assertIn((done.returncode != 0, done.stdout), [(True, ''), (False, '0\n')])
+        if done.returncode != 0:
+            self.assertIn('libfreehold-python.so: not found beside this program', done.stderr)
 
     def test_pymalloc_cannot_be_traced(self):
         for mode in ('arena', 'pymalloc'):
@@ -556,6 +625,27 @@ except ImportError:
 import freehold
 print(freehold.installed)
 '''), 'extension')
+
+    def test_what_was_undone_is_done_again(self):
+        """As where an interpreter is ended and started again, and sets its own allocators."""
+        self.first = ''
+        self.output('''
+import ctypes, sys
+api = ctypes.pythonapi
+MEM, OBJ = 1, 2
+own = {domain: (ctypes.c_void_p * 5)() for domain in (MEM, OBJ)}
+for domain, allocator in own.items():
+    api.PyMem_GetAllocator(domain, allocator)
+import freehold
+kept = [str(i) for i in range(50000)]
+for domain, allocator in own.items():
+    api.PyMem_SetAllocator(domain, allocator)
+more = [str(i) for i in range(50000)]
+del sys.modules['freehold']
+import freehold
+assert freehold.installed == 'extension' and freehold.domains == ('raw', 'mem', 'obj'), freehold.domains
+del kept, more
+''')
 
     def test_the_variable_declines_it(self):
         done = self.run_python('print(freehold.installed, *freehold.domains)', FREEHOLD_PYTHON='pymalloc')

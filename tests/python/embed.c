@@ -80,9 +80,27 @@ static const char script[] = "import gc, json\n"
                              "assert json.loads(json.dumps(rows)) == rows\n"
                              "gc.collect()\n";
 
-static void run_round(void)
+/* Whether the interpreter that was started now has the mode's memory, as the first one had. */
+static void check_domains(const char *mode_name)
 {
+    enum { LARGE_BYTES = 5000 };
+    void *small = PyObject_Malloc(1), *large = PyMem_Malloc(LARGE_BYTES);
+    PyMemAllocatorEx now;
+    PyMem_GetAllocator(PYMEM_DOMAIN_OBJ, &now);
+    bool is_plain_free = now.malloc == fh_python_allocators[PYMEM_DOMAIN_OBJ].malloc;
+    if (strcmp(mode_name, "pymalloc") != 0 && (!fh_owns(small) || !fh_owns(large)))
+        fail("objects are not in Freehold's memory");
+    if (strcmp(mode_name, "free") == 0 && !is_plain_free)
+        fail("the interpreter has forgotten its allocators");
+    PyMem_Free(large);
+    PyObject_Free(small);
+}
+
+static void run_round(const char *mode_name)
+{
+    preinitialize(mode_name);
     Py_InitializeEx(0);
+    check_domains(mode_name);
     if (PyRun_SimpleString(script) != 0)
         fail("the script");
     if (Py_FinalizeEx() != 0)
@@ -95,12 +113,12 @@ int main(int count, char **arguments)
     if (count != 4)
         fail("usage: embed MODE ROUNDS THREADS");
     int rounds = atoi(arguments[2]), threads_count = atoi(arguments[3]);
-    preinitialize(arguments[1]);
+    preinitialize(arguments[1]); /* before anybody uses the raw domain */
     for (int index = 0; index < threads_count && index < THREADS_MAX; index++)
         if (pthread_create(&threads[index], NULL, use_raw, (void *)(uintptr_t)(index + 1)) != 0)
             fail("pthread_create()");
     for (int round = 0; round < rounds; round++)
-        run_round();
+        run_round(arguments[1]);
     atomic_store(&is_over, true);
     for (int index = 0; index < threads_count && index < THREADS_MAX; index++)
         (void)pthread_join(threads[index], NULL);
