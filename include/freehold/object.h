@@ -113,8 +113,9 @@ FH_API fh_object *fh_object_init(fh_object *object, fh_type *type);
 FH_API fh_object *fh_object_init_var(fh_var_object *object, fh_type *type, size_t count);
 
 /** Give an untracked object with items another number of them. Needs the only reference to it, and
- * no weak ones; steals it. Returns the object, perhaps moved. If memory is short, returns NULL and
- * the object is as it was and still the caller's. EINVAL where the rule is broken. */
+ * no weak ones, and no interned string; steals it. Returns the object, perhaps moved. If memory is
+ * short, returns NULL and the object is as it was and still the caller's. EINVAL where the rule is
+ * broken. */
 FH_API fh_object *fh_object_resize(fh_object *object, size_t count);
 
 static inline fh_type *fh_type_of(const fh_object *object)

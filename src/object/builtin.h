@@ -58,6 +58,7 @@ void fh_int_free(fh_type *type, void *memory, size_t bytes);
 void fh_string_free(fh_type *type, void *memory, size_t bytes);
 void *fh_list_alloc(fh_type *type, size_t bytes);
 void fh_list_free(fh_type *type, void *memory, size_t bytes);
+void fh_list_end(fh_object *object); /* no reference is left: all of its end */
 void *fh_dict_alloc(fh_type *type, size_t bytes);
 void fh_dict_free(fh_type *type, void *memory, size_t bytes);
 

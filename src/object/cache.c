@@ -18,6 +18,9 @@ static void *lists[FH_OBJECT_LISTS_MAX] = {
     [FH_LISTS_INT] = &fh_int_list,
     [FH_LISTS_LIST] = &fh_list_list,
     [FH_LISTS_DICT] = &fh_dict_list,
+    [FH_LISTS_ITEMS] = &fh_items_lists[0],
+    [FH_LISTS_ITEMS + 1] = &fh_items_lists[1],
+    [FH_LISTS_ITEMS + 2] = &fh_items_lists[2],
 };
 static void *slabs[FH_OBJECT_SLABS_MAX];
 
@@ -95,18 +98,23 @@ size_t fh_free_list_length(const fh_free_list *list)
     return part != NULL ? part->length : 0;
 }
 
-static size_t clear_part(struct fh_dead_list *part)
+static size_t clear_part(struct fh_dead_list *part, void (*free)(void *memory))
 {
     size_t count = part->length;
     for (void *memory; (memory = fh_dead_list_take(part)) != NULL;)
-        fh_obj_free(memory);
+        free(memory);
     return count;
+}
+
+static bool has_arrays(uint32_t index)
+{
+    return index >= FH_LISTS_ITEMS && index < FH_LISTS_OWN_END;
 }
 
 size_t fh_free_list_clear(fh_free_list *list)
 {
     struct fh_dead_list *part = part_of(list);
-    return part != NULL ? clear_part(part) : 0;
+    return part != NULL ? clear_part(part, fh_obj_free) : 0;
 }
 
 size_t fh_free_list_length_all(fh_space *space, uint32_t index)
@@ -121,7 +129,7 @@ void fh_free_lists_clear_all(fh_space *space)
 {
     for (struct fh_slot *slot = first_slot(space); slot != NULL; slot = slot->next)
         for (uint32_t index = 1; index < FH_OBJECT_LISTS_MAX; index++)
-            clear_part(&slot->free_lists[index]);
+            clear_part(&slot->free_lists[index], has_arrays(index) ? fh_mem_free : fh_obj_free);
 }
 
 /* ---- Slabs: blocks ----------------------------------------------------------------------------

@@ -15,7 +15,14 @@
 #include <freehold/object.h>
 
 /* Indexes of the library's own free lists; others begin behind them. */
-enum { FH_LISTS_NONE, FH_LISTS_INT, FH_LISTS_LIST, FH_LISTS_DICT };
+enum {
+    FH_LISTS_NONE,
+    FH_LISTS_INT,
+    FH_LISTS_LIST,
+    FH_LISTS_DICT,
+    FH_LISTS_ITEMS, /* lists' arrays of 4, 8 and 16 items: of the mem domain, not of obj */
+    FH_LISTS_OWN_END = FH_LISTS_ITEMS + 3
+};
 
 enum { FH_SLAB_BLOCK_BYTES = 1000, FH_SLAB_BATCHES = 16, FH_SLAB_BATCH_COUNT = 512 };
 
@@ -25,7 +32,7 @@ struct fh_slab_space {
     void *batches[FH_SLAB_BATCHES]; /* atomic: each a chain of dead objects, or NULL */
 };
 
-extern fh_free_list fh_int_list, fh_list_list, fh_dict_list;
+extern fh_free_list fh_int_list, fh_list_list, fh_dict_list, fh_items_lists[3];
 
 /* The list or slab of an index, or NULL. */
 fh_free_list *fh_free_list_at(uint32_t index);

@@ -123,18 +123,27 @@ static void give_node(struct fh_slot *slot, struct fh_queued *node)
 
 /* ---- Merging ---- */
 
+/* The object's owner becomes NONE. False if it is immortal: its only holder may make it so at any
+ * time, since the queue's reference is nobody's. */
+static bool disown(fh_object *object)
+{
+    uint32_t owner = at_load_relaxed(&object->owner);
+    return owner != FH_OWNER_IMMORTAL && at_cas_relaxed(&object->owner, &owner, FH_OWNER_NONE);
+}
+
 /* Drop the queue's reference, and add the owner's count if that has not been done. By the holder of
  * the owner's slot, or who has borrowed it. True if it was the last reference. */
 static bool merge_queued(fh_object *object)
 {
     int64_t shared = at_load_relaxed(&object->shared), merged, local = -1;
-    if (at_load_relaxed(&object->owner) == FH_OWNER_IMMORTAL)
-        return false;
     if ((shared & FH_SHARED_STATE) != FH_SHARED_MERGED) {
+        /* Before the CAS: after that the object may go at any time. */
+        if (!disown(object))
+            return false;
         local += object->local;
         at_store_relaxed(&object->local, 0u);
-        /* Before the CAS: after that the object may go at any time. */
-        at_store_relaxed(&object->owner, FH_OWNER_NONE);
+    } else if (at_load_relaxed(&object->owner) == FH_OWNER_IMMORTAL) {
+        return false;
     }
     do {
         merged = (shared + local * FH_SHARED_ONE) | FH_SHARED_MERGED;
@@ -162,9 +171,10 @@ static bool merge_own(fh_object *object)
 
 void fh_queue_drain(struct fh_slot *slot)
 {
-    if (at_load_relaxed(&slot->queue) == NULL)
+    /* Sequentially consistent: after fh_slot_heed(). */
+    if (at_load_seq_cst(&slot->queue) == NULL)
         return;
-    /* acquire: the nodes, from push(). Sequentially consistent for fh_slot_heed(). */
+    /* acquire: the nodes, from push(). */
     struct fh_queued *node = at_exchange_seq_cst(&slot->queue, NULL);
     while (node != NULL) {
         struct fh_queued *next = node->next;

@@ -33,6 +33,31 @@ void fh_object_may_be_found(fh_object *object);
 /* One reference less. True if it was the last: then the caller alone has the object. */
 bool fh_object_drop(fh_object *object);
 
+/* As fh_decref(), for many in a row: `owner` is fh_object_this_owner, which stays in a register.
+ * Returns what it is from then on, since the end of an object may have changed it. */
+#if defined(FH_REF_DEBUG)
+static inline uint32_t fh_object_drop_as(uint32_t owner, fh_object *object)
+{
+    (void)owner;
+    fh_decref(object);
+    return fh_object_this_owner;
+}
+#else
+static inline uint32_t fh_object_drop_as(uint32_t owner, fh_object *object)
+{
+    if (__builtin_expect(at_load_relaxed(&object->owner) != owner, 0)) {
+        fh_object_decref_shared(object);
+        return fh_object_this_owner;
+    }
+    uint32_t left = object->local - 1;
+    at_store_relaxed(&object->local, left);
+    if (__builtin_expect(left != 0, 1))
+        return owner;
+    fh_object_last_local(object);
+    return fh_object_this_owner;
+}
+#endif
+
 /* The last reference was dropped, and yet there shall be one again: the caller's. */
 void fh_object_revive(fh_object *object);
 

@@ -51,9 +51,9 @@ static bool enter(struct fh_intern_node *node)
     do {
         if ((word & DEAD) != 0)
             return false;
-        /* Relaxed would do for the string, which came with the node; acquire so that nothing is
-         * read of it before it is held. Its other end is whatever wrote the word last. */
-    } while (!at_cas_acquire(&node->word, &word, word + READER));
+        /* Relaxed: the string came with the node, and its memory was there before this and stays
+         * until the release in leave(). */
+    } while (!at_cas_relaxed(&node->word, &word, word + READER));
     return true;
 }
 

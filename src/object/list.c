@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Lists: a header, from a free list, and an array of items from the mem domain with room to grow.
+ * Arrays of the first three sizes that a growing list passes through are kept in free lists too.
  *
  * Always: count <= allocated, and the items below count are references or NULL. Whatever leaves a
  * list is dropped when that holds again, since dropping runs anybody's code.
@@ -8,9 +9,13 @@
 #include <string.h>
 
 #include "builtin_end.h"
+#include "count.h"
 #include "end.h"
 
-enum { ITEM_BYTES = sizeof(void *) };
+/* What a list that grows goes through at each eighth of its items. */
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+enum { ITEM_BYTES = sizeof(void *), DOUBLING_BYTES_MAX = 8192 };
 enum { LIST_CAP = 80, MEMORY_BYTES = sizeof(struct fh_gc_head) + sizeof(struct fh_list) };
 
 fh_free_list fh_list_list = {
@@ -23,6 +28,50 @@ fh_free_list fh_list_list = {
 static struct fh_list *its(const fh_object *list)
 {
     return (struct fh_list *)(uintptr_t)list;
+}
+
+/* ---- Arrays -----------------------------------------------------------------------------------
+ */
+
+#define ITEMS_LIST(number, count)                                                                  \
+    {                                                                                              \
+        .name = "FhListItems", .object_bytes = (count)*ITEM_BYTES, .cap = LIST_CAP,                \
+        .index = FH_LISTS_ITEMS + (number)                                                         \
+    }
+
+fh_free_list fh_items_lists[3] = {ITEMS_LIST(0, 4), ITEMS_LIST(1, 8), ITEMS_LIST(2, 16)};
+
+static inline bool is_kept(size_t allocated)
+{
+    return allocated == 4 || allocated == 8 || allocated == 16;
+}
+
+static inline struct fh_dead_list *kept_of(struct fh_slot *slot, size_t allocated)
+{
+    return &slot->free_lists[FH_LISTS_ITEMS + allocated / 8];
+}
+
+/* NULL is no array. `slot` may be NULL, for a thread that is not attached. */
+static inline void give_items(struct fh_slot *slot, fh_object **items, size_t allocated)
+{
+    if (items == NULL || (is_kept(allocated) && slot != NULL &&
+                          fh_dead_list_give(kept_of(slot, allocated), items, LIST_CAP)))
+        return;
+    fh_mem_free(items);
+}
+
+/* Into an array of a kept size, larger than the list's own. */
+static inline bool move_items(struct fh_slot *slot, struct fh_list *list, size_t allocated)
+{
+    fh_object **items = fh_dead_list_take(kept_of(slot, allocated));
+    if (items == NULL && (items = fh_mem_malloc(allocated * ITEM_BYTES)) == NULL)
+        return false;
+    if (list->items != NULL)
+        memcpy(items, list->items, list->count * ITEM_BYTES);
+    give_items(slot, list->items, list->allocated);
+    list->items = items;
+    list->allocated = allocated;
+    return true;
 }
 
 /* ---- Room -------------------------------------------------------------------------------------
@@ -54,33 +103,55 @@ static int no_room(size_t count)
     return -1;
 }
 
-static bool try_room(struct fh_list *list, size_t allocated)
+/* What an array takes. Beyond 16 items, and if it is a multiple of 4 as growing makes them, that is
+ * 2^n bytes, or the next quarter of 2^n where it would be much: so a list that grows by an eighth
+ * each time has to move only now and then. */
+static inline size_t array_bytes(size_t allocated)
 {
-    if (allocated > PTRDIFF_MAX / ITEM_BYTES)
+    size_t bytes = allocated * ITEM_BYTES;
+    if (allocated <= 16 || allocated % 4 != 0)
+        return bytes;
+    int quarter = bytes > DOUBLING_BYTES_MAX ? 2 : 0;
+    size_t step = (size_t)1 << (63 - __builtin_clzll(bytes - 1) - quarter);
+    return (bytes + step - 1) & ~(step - 1);
+}
+
+ALWAYS_INLINE bool try_room(struct fh_list *list, size_t allocated)
+{
+    if (allocated > PTRDIFF_MAX / ITEM_BYTES / 2)
         return false;
-    fh_object **items = fh_mem_realloc(list->items, allocated * ITEM_BYTES);
-    if (items == NULL)
-        return false;
-    list->items = items;
+    size_t bytes = array_bytes(allocated);
+    if (list->items == NULL || bytes != array_bytes(list->allocated)) {
+        fh_object **items = fh_mem_realloc(list->items, bytes);
+        if (items == NULL)
+            return false;
+        list->items = items;
+    }
     list->allocated = allocated;
     return true;
 }
 
-static int set_room(struct fh_list *list, size_t allocated)
+ALWAYS_INLINE int set_room(struct fh_list *list, size_t allocated)
 {
     return try_room(list, allocated) ? 0 : no_room(allocated);
 }
 
 /* Room for one item more. */
-static inline int grow(struct fh_list *list)
+ALWAYS_INLINE int grow(struct fh_list *list)
 {
+    struct fh_slot *slot = fh_this_slot;
     size_t count = list->count + 1;
-    return count <= list->allocated ? 0 : set_room(list, room_for(count));
+    if (count <= list->allocated)
+        return 0;
+    size_t room = room_for(count);
+    if (is_kept(room) && slot != NULL)
+        return move_items(slot, list, room) ? 0 : no_room(room);
+    return set_room(list, room);
 }
 
 static void shrink_to_nothing(struct fh_list *list)
 {
-    fh_mem_free(list->items);
+    give_items(fh_this_slot, list->items, list->allocated);
     list->items = NULL;
     list->allocated = 0;
 }
@@ -151,29 +222,36 @@ fh_object *fh_list_new(size_t count)
 /* From the rear, as CPython does: the first items are often the oldest. */
 static void drop_items(fh_object **items, size_t count)
 {
+    uint32_t owner = fh_object_this_owner;
     while (count > 0) {
-        count--;
-        fh_xdecref(items[count]);
+        fh_object *item = items[--count];
+        if (item != NULL)
+            owner = fh_object_drop_as(owner, item);
     }
 }
 
-static void list_dealloc(fh_object *self)
+/* As object.c does it for any type, with what is known of this one. */
+void fh_list_end(fh_object *object)
 {
-    struct fh_list *list = its(self);
+    struct fh_list *list = its(object);
+    fh_gc_dead(&fh_this_slot->gc, object);
     drop_items(list->items, list->count);
-    if (list->items != NULL)
-        fh_mem_free(list->items);
+    struct fh_slot *slot = fh_this_slot; /* which an item's end may have changed */
+    give_items(slot, list->items, list->allocated);
+    fh_debug_hide(object);
+    fh_count_one(&slot->first_counts[FH_TYPE_INDEX_LIST].gone);
+    fh_recycle_give(slot, FH_LISTS_LIST, fh_gc_head_of(object), LIST_CAP);
 }
 
 static void list_clear(fh_object *self)
 {
     struct fh_list *list = its(self);
     fh_object **items = list->items;
-    size_t count = list->count;
+    size_t count = list->count, allocated = list->allocated;
     list->items = NULL;
     list->count = list->allocated = 0;
     drop_items(items, count);
-    fh_mem_free(items);
+    give_items(fh_this_slot, items, allocated);
 }
 
 static int list_traverse(fh_object *self, fh_visit visit, void *context)
@@ -192,7 +270,6 @@ fh_type fh_list_type = {
     .flags = FH_TYPE_GC,
     .alloc = fh_list_alloc,
     .free = fh_list_free,
-    .dealloc = list_dealloc,
     .traverse = list_traverse,
     .clear = list_clear,
     .index = FH_TYPE_INDEX_LIST,

@@ -133,10 +133,16 @@ fh_object *fh_object_init_var(fh_var_object *object, fh_type *type, size_t count
 
 /* ---- Another size ---- */
 
+/* Others may be looking at it, to compare. */
+static bool is_interned(const fh_object *object)
+{
+    return object->type == &fh_string_type && at_load_relaxed(&fh_string_of(object)->interned) != 0;
+}
+
 static bool may_resize(const fh_object *object)
 {
     fh_type *type = object->type;
-    return type->item_bytes != 0 && fh_refcount(object) == 1 &&
+    return type->item_bytes != 0 && fh_refcount(object) == 1 && !is_interned(object) &&
            !((type->flags & FH_TYPE_GC) != 0 && fh_gc_has_flag(object, FH_GC_TRACKED)) &&
            (type->weak_offset == 0 || *fh_weak_place(object, type) == NULL);
 }
@@ -154,6 +160,13 @@ static void *move_memory(fh_type *type, void *memory, size_t old_bytes, size_t n
     memcpy(moved, memory, old_bytes < new_bytes ? old_bytes : new_bytes);
     free_memory(type, memory, old_bytes);
     return moved;
+}
+
+/* Its text is another one from now on. */
+static void end_text(struct fh_string *string)
+{
+    string->hash = 0;
+    string->text[string->base.count] = 0;
 }
 
 fh_object *fh_object_resize(fh_object *object, size_t count)
@@ -178,6 +191,8 @@ fh_object *fh_object_resize(fh_object *object, size_t count)
     if ((type->flags & FH_TYPE_GC) != 0)
         fh_gc_moved(object);
     ((fh_var_object *)object)->count = count;
+    if (type == &fh_string_type)
+        end_text(fh_string_of(object));
     return object;
 }
 
@@ -236,7 +251,7 @@ static bool finalize(fh_object *object, bool was_tracked)
     return true;
 }
 
-static void end(fh_object *object, bool was_tracked)
+static void end_any(fh_object *object, bool was_tracked)
 {
     fh_type *type = object->type;
     if (type->finalize != NULL && !finalize(object, was_tracked))
@@ -250,6 +265,16 @@ static void end(fh_object *object, bool was_tracked)
     fh_slot_count_gone(fh_this_slot, type);
     if (block == NULL || fh_weak_bury(block))
         fh_object_free_memory(object);
+}
+
+static void end(fh_object *object, bool was_tracked)
+{
+    depth++;
+    if (object->type == &fh_list_type)
+        fh_list_end(object);
+    else
+        end_any(object, was_tracked);
+    depth--;
 }
 
 static fh_object *take_later(bool *was_tracked)
@@ -269,9 +294,7 @@ void fh_object_run_later(void)
     while (later != NULL) {
         bool was_tracked;
         fh_object *object = take_later(&was_tracked);
-        depth++;
         end(object, was_tracked);
-        depth--;
     }
 }
 
@@ -284,9 +307,7 @@ void fh_object_end(fh_object *object)
         put_off(object, was_tracked);
         return;
     }
-    depth++;
     end(object, was_tracked);
-    depth--;
     if (__builtin_expect(later != NULL, 0))
         fh_object_run_later();
 }

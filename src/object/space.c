@@ -13,6 +13,7 @@
 static __thread struct {
     fh_space *space;
     unsigned attached, parked; /* how often */
+    bool is_leaving;           /* inside of let_go(), where code of types may run */
     struct fh_slot *slot;      /* its own, also while it is parked */
     fh_heap *heap_before;
     size_t gil_times; /* while parked */
@@ -49,7 +50,9 @@ static void hold(struct fh_slot *slot)
 
 static void let_go(uint32_t to)
 {
+    mine.is_leaving = true;
     fh_slot_leave(mine.slot, to);
+    mine.is_leaving = false;
     fh_this_slot = NULL;
     fh_object_this_owner = FH_OWNER_NOBODY;
     fh_heap_set_current(mine.heap_before);
@@ -78,7 +81,8 @@ static struct fh_slot *enter(fh_space *space)
         return claim(space);
     fh_gil_acquire(space->gil);
     struct fh_slot *slot = space->slots;
-    at_store_seq_cst(&slot->state, (uint32_t)FH_SLOT_HELD);
+    /* relaxed: the lock passes all that there is to pass. */
+    at_store_relaxed(&slot->state, (uint32_t)FH_SLOT_HELD);
     return slot;
 }
 
@@ -104,17 +108,28 @@ int fh_space_attach(fh_space *space)
     return 0;
 }
 
+/* The lock goes last: in the gil modes it keeps the space until then. */
+static void detach_last(fh_space *space)
+{
+    const fh_gil *gil = space->gil;
+    let_go(FH_SLOT_FREE);
+    mine.attached = 0;
+    mine.space = NULL;
+    (void)pthread_setspecific(exit_key, NULL);
+    /* release: this thread's last look at the space, to who destroys it. */
+    at_fetch_sub_acq_rel(&space->attached_count, 1u);
+    if (gil != NULL)
+        fh_gil_release(gil);
+}
+
 void fh_space_detach(void)
 {
-    if (mine.attached == 0 || mine.parked > 0 || --mine.attached > 0)
+    if (mine.attached == 0 || mine.parked > 0)
         return;
-    fh_space *space = mine.space;
-    let_go(FH_SLOT_FREE);
-    mine.space = NULL;
-    at_fetch_sub_relaxed(&space->attached_count, 1u);
-    (void)pthread_setspecific(exit_key, NULL);
-    if (!fh_space_is_free(space))
-        fh_gil_release(space->gil);
+    if (mine.attached > 1)
+        mine.attached--;
+    else if (!mine.is_leaving)
+        detach_last(mine.space);
 }
 
 fh_space *fh_space_current(void)
@@ -126,9 +141,14 @@ fh_space *fh_space_current(void)
 
 void fh_space_park(void)
 {
-    if (mine.attached == 0 || mine.parked++ > 0)
+    if (mine.attached == 0 || mine.is_leaving)
         return;
+    if (mine.parked > 0) {
+        mine.parked++;
+        return;
+    }
     let_go(FH_SLOT_PARKED);
+    mine.parked = 1;
     if (!fh_space_is_free(mine.space))
         mine.gil_times = fh_gil_save(mine.space->gil);
 }
@@ -173,7 +193,7 @@ void fh_space_unpark(void)
         hold(unpark_slot(mine.slot));
     } else {
         fh_gil_restore(mine.space->gil, mine.gil_times);
-        at_store_seq_cst(&mine.slot->state, (uint32_t)FH_SLOT_HELD);
+        at_store_relaxed(&mine.slot->state, (uint32_t)FH_SLOT_HELD); /* as in enter() */
         hold(mine.slot);
     }
     catch_up();
@@ -231,7 +251,8 @@ fh_space *fh_space_create(const fh_space_config *config)
 
 static bool somebody_is_there(fh_space *space)
 {
-    return mine.attached > 0 || at_load_relaxed(&space->attached_count) != 0;
+    /* acquire: the last look at the space of threads that have left it, from detach_last(). */
+    return mine.attached > 0 || at_load_acquire(&space->attached_count) != 0;
 }
 
 /* The slot may serve another space. Its id and its nodes stay. */
@@ -291,17 +312,32 @@ int fh_space_destroy(fh_space *space)
 
 /* ---- fork ---- */
 
+/* Relaxed: there is one thread. */
 static void forget_threads(fh_space *space)
 {
     bool is_mine = mine.space == space;
     at_store_relaxed(&space->attached_count, (uint32_t)is_mine);
     at_store_relaxed(&space->stopping, 0u);
     for (struct fh_slot *slot = space->slots; slot != NULL; slot = slot->next) {
-        if (is_mine && slot == mine.slot)
+        if (is_mine && slot == mine.slot) {
+            if (mine.parked > 0) /* another thread may have borrowed it */
+                at_store_relaxed(&slot->state, (uint32_t)FH_SLOT_PARKED);
             continue;
-        at_store_seq_cst(&slot->state, (uint32_t)FH_SLOT_FREE);
+        }
+        at_store_relaxed(&slot->state, (uint32_t)FH_SLOT_FREE);
         fh_slot_heed(slot);
     }
+}
+
+/* A thread that is gone may have been between a slot's `asked` and this. */
+static void count_attention(void)
+{
+    uint32_t asked_count = 0, count = fh_slots_count();
+    for (uint32_t owner = 1; owner < count; owner++) {
+        const struct fh_slot *slot = at_load_relaxed(&fh_slots[owner]);
+        asked_count += slot != NULL && at_load_relaxed(&slot->asked) != 0;
+    }
+    at_store_relaxed(&fh_object_attention, asked_count);
 }
 
 /* By an attached thread: what the others left undone. */
@@ -313,6 +349,16 @@ static void tidy_after_threads(fh_space *space)
     fh_gc_after_fork_child(space);
 }
 
+static void tidy_while_parked(fh_space *space)
+{
+    unsigned parked = mine.parked;
+    mine.parked = 1;
+    fh_space_unpark();
+    tidy_after_threads(space);
+    fh_space_park();
+    mine.parked = parked;
+}
+
 void fh_space_after_fork_child(fh_space *space)
 {
     pthread_mutex_init(&space->mutex, NULL);
@@ -321,7 +367,10 @@ void fh_space_after_fork_child(fh_space *space)
     if (!fh_space_is_free(space))
         fh_gil_after_fork_child(space->gil);
     forget_threads(space);
-    if (mine.parked == 0 && fh_space_attach(space) == 0) {
+    count_attention();
+    if (mine.parked > 0 && mine.space == space) {
+        tidy_while_parked(space);
+    } else if (fh_space_attach(space) == 0) {
         tidy_after_threads(space);
         fh_space_detach();
     }

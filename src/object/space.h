@@ -204,8 +204,9 @@ void fh_space_resume(fh_space *space);
  * fh_object_run_later(), after the world goes on. */
 void fh_space_drain_all(fh_space *space);
 
-/* The slot has just become HELD. True: it may stay so. False: the world was stopped; the slot was
- * made `back` again and the world goes on now, so try again. */
+/* The slot has just become HELD. True: it may stay so, if need be after the world was stopped, and
+ * it was `back` meanwhile. False: another thread took or borrowed it then; the world goes on now.
+ */
 bool fh_slot_may_stay(struct fh_slot *slot, uint32_t back);
 
 /* The slot, HELD, becomes FREE or PARKED, and what others have queued for it is merged: by its

@@ -30,13 +30,20 @@ static void wait_for_the_world(fh_space *space)
     pthread_mutex_unlock(&space->mutex);
 }
 
+/* The world may go on, and others queue for the slot and find it HELD, just before it is `back`. So
+ * its holder comes back to it, but if somebody else has it, who looks at the queue after that.
+ * Ends: each round is somebody's stop of the world. */
 bool fh_slot_may_stay(struct fh_slot *slot, uint32_t back)
 {
     fh_space *space = slot->space;
-    if (at_load_seq_cst(&space->stopping) == 0)
-        return true;
-    at_store_seq_cst(&slot->state, back);
-    wait_for_the_world(space);
+    uint32_t found;
+    do {
+        if (at_load_seq_cst(&space->stopping) == 0)
+            return true;
+        at_store_seq_cst(&slot->state, back);
+        wait_for_the_world(space);
+        found = back;
+    } while (at_cas_seq_cst(&slot->state, &found, (uint32_t)FH_SLOT_HELD));
     return false;
 }
 
@@ -69,7 +76,8 @@ void fh_slot_leave(struct fh_slot *slot, uint32_t to)
 void fh_slot_stop_here(struct fh_slot *slot)
 {
     fh_space *space = slot->space;
-    if (!fh_space_is_stopping(space))
+    /* Sequentially consistent: after fh_slot_heed(). */
+    if (at_load_seq_cst(&space->stopping) == 0)
         return;
     pthread_mutex_lock(&space->mutex);
     if (fh_space_is_stopping(space)) {
@@ -146,6 +154,9 @@ bool fh_space_stop(fh_space *space)
     struct fh_slot *mine = fh_slot_needed("fh_space_stop", space);
     if (!begin_stop(space)) {
         fh_slot_stop_here(mine);
+        /* Who queued what while this slot was STOPPED has asked nobody. */
+        if (at_load_seq_cst(&mine->queue) != NULL)
+            fh_slot_ask(mine);
         return false;
     }
     if (!all_stopped(space, true))

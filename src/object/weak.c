@@ -144,7 +144,11 @@ static int add_call(fh_object *weakref, struct fh_weak_block *block, fh_weak_cal
                     void *context)
 {
     struct fh_weak_call *call = fh_raw_malloc(sizeof *call);
-    if (call == NULL || (call->weakref = fh_weak_block_of(weakref)) == NULL) {
+    if (call == NULL) {
+        fh_object_no_memory(sizeof *call);
+        return -1;
+    }
+    if ((call->weakref = fh_weak_block_of(weakref)) == NULL) {
         fh_raw_free(call);
         return -1;
     }

@@ -28,8 +28,9 @@ static inline bool fh_weak_enter(struct fh_weak_word *weak)
     do {
         if ((word & FH_WEAK_DEAD) != 0)
             return false;
-        /* acquire: nothing of the object is read before this. */
-    } while (!at_cas_acquire(&weak->word, &word, word + FH_WEAK_READER));
+        /* relaxed: the object came with its block, and its memory was there before this and stays
+         * until the release in fh_weak_leave(). */
+    } while (!at_cas_relaxed(&weak->word, &word, word + FH_WEAK_READER));
     return true;
 }
 

@@ -137,7 +137,7 @@ TEST(free_lists_beyond_the_most_keep_nothing)
         }
         fh_obj_free(memory);
     }
-    CHECK(kept == FH_OBJECT_LISTS_MAX - 1 - FH_LISTS_DICT); /* index 0, and the library's own */
+    CHECK(kept == FH_OBJECT_LISTS_MAX - FH_LISTS_OWN_END); /* the library has its own first */
     leave(space);
 }
 
@@ -158,7 +158,7 @@ TEST(threads_that_use_a_list_first_at_once_give_it_one_index)
     fh_space *space = fh_space_create(NULL);
     together(4, register_all, space);
     for (unsigned i = 0; i < 8; i++) {
-        CHECK(contended[i].index > FH_LISTS_DICT && contended[i].index <= FH_LISTS_DICT + 8);
+        CHECK(contended[i].index >= FH_LISTS_OWN_END && contended[i].index < FH_LISTS_OWN_END + 8);
         CHECK(fh_free_list_at(contended[i].index) == &contended[i]);
     }
     CHECK(fh_space_destroy(space) == 0);

@@ -278,11 +278,49 @@ TEST(the_headers_of_80_lists_are_kept)
     in_each_mode(headers);
 }
 
+/* ---- Arrays -----------------------------------------------------------------------------------
+ */
+
+static void check_kept(size_t fours, size_t eights, size_t sixteens)
+{
+    CHECK(fh_free_list_length(&fh_items_lists[0]) == fours);
+    CHECK(fh_free_list_length(&fh_items_lists[1]) == eights);
+    CHECK(fh_free_list_length(&fh_items_lists[2]) == sixteens);
+}
+
+static void keep_arrays(void)
+{
+    static fh_object *lists[100];
+    for (int i = 0; i < 100; i++)
+        lists[i] = list_of(2);
+    check_kept(0, 0, 0);
+    for (int i = 0; i < 100; i++)
+        fh_decref(lists[i]);
+    check_kept(80, 0, 0);
+    fh_object *list = list_of(10);
+    check_kept(80, 1, 0);
+    fh_decref(list);
+    check_kept(80, 1, 1);
+    list = list_of(3);
+    check_kept(79, 1, 1);
+    CHECK(fh_list_delete(list, 0, 3) == 0);
+    check_kept(80, 1, 1);
+    fh_decref(list);
+    fh_gc_collect(2);
+    check_kept(0, 0, 0);
+}
+
+TEST(arrays_of_4_8_and_16_items_are_kept_80_of_each_until_a_full_collection)
+{
+    in_each_mode(keep_arrays);
+}
+
 /* ---- Short of memory --------------------------------------------------------------------------
  */
 
 static fh_allocator before;
 static bool refuses;
+static unsigned resize_count;
 
 static void *refuse_malloc(void *context, size_t bytes)
 {
@@ -299,6 +337,7 @@ static void *refuse_calloc(void *context, size_t count, size_t bytes)
 static void *refuse_realloc(void *context, void *block, size_t bytes)
 {
     (void)context;
+    resize_count++;
     return refuses ? NULL : before.realloc(before.context, block, bytes);
 }
 
@@ -331,4 +370,25 @@ TEST(a_list_is_as_it_was_when_memory_is_short)
     fh_allocator refusing = {NULL, refuse_malloc, refuse_calloc, refuse_realloc, pass_free};
     CHECK(fh_set_allocator(FH_DOMAIN_MEM, &refusing) == 0);
     in_each_mode(fail_to_grow);
+}
+
+static void count_moves(void)
+{
+    resize_count = 0;
+    fh_object *list = list_of(1000);
+    CHECK(resize_count == 7); /* to 256, 512, ... 8192, 10240 bytes */
+    while (fh_list_count(list) < 4096)
+        CHECK(fh_list_append(list, list) == 0);
+    CHECK(resize_count <= 7 + 8); /* at most each quarter of 8192, 16384, 32768 */
+    CHECK(fh_list_delete(list, 5, 4096) == 0 && fh_list_allocated(list) == 8);
+    check_items(list, (const int[]){1000, 1001, 1002, 1003, 1004}, 5);
+    fh_decref(list);
+}
+
+TEST(a_list_that_grows_moves_now_and_then)
+{
+    fh_get_allocator(FH_DOMAIN_MEM, &before);
+    fh_allocator counting = {NULL, refuse_malloc, refuse_calloc, refuse_realloc, pass_free};
+    CHECK(fh_set_allocator(FH_DOMAIN_MEM, &counting) == 0);
+    in_each_mode(count_moves);
 }

@@ -183,6 +183,20 @@ TEST(resize_refuses_what_is_shared_or_has_no_items)
     CHECK(fh_refcount(object) == 2 && ((fh_var_object *)object)->count == 10);
 }
 
+TEST(resize_gives_a_string_another_hash_and_refuses_interned_ones)
+{
+    attach(free_space());
+    fh_object *string = fh_string_new("freehold of objects", 19);
+    uint64_t hash = fh_string_hash(string);
+    string = fh_object_resize(string, 8);
+    CHECK(strcmp(fh_string_text(string), "freehold") == 0 && fh_string_hash(string) != hash);
+    CHECK(fh_string_intern(&string) == 0);
+    errno = 0;
+    CHECK(fh_object_resize(string, 4) == NULL && errno == EINVAL && fh_string_bytes(string) == 8);
+    fh_decref(string);
+    fh_space_detach();
+}
+
 TEST(resize_without_memory_leaves_the_object_as_it_was)
 {
     telling_space();

@@ -295,7 +295,106 @@ TEST(queues_of_all_slots_can_be_drained_while_the_world_is_stopped)
     destroy(space);
 }
 
+/* ---- Leaving, and code of types meanwhile ---- */
+
+static void attach_as_library(fh_object *self)
+{
+    fh_space *space = fh_space_current();
+    CHECK(space != NULL && fh_space_attach(space) == 0);
+    fh_space_detach();
+    fh_space_park(); /* counts for nothing here */
+    fh_space_unpark();
+    CHECK(fh_this_slot != NULL);
+    end_box(self);
+}
+
+static fh_type library_type = {.name = "library",
+                               .basic_bytes = sizeof(struct box),
+                               .weak_offset = offsetof(struct box, weak),
+                               .dealloc = attach_as_library};
+
+TEST(what_ends_while_its_thread_leaves_may_attach_and_detach)
+{
+    struct worker other;
+    fh_space *space = free_space();
+    begin_worker(&other, space);
+    for (unsigned i = 0; i < 2; i++) {
+        attach(space);
+        struct box *outer = (struct box *)fh_object_new(&library_type);
+        let(&other, drop_it, &outer->base); /* queued: it ends when this thread leaves */
+        CHECK(ended() == i);
+        if (i == 1)
+            fh_space_park();
+        if (i == 1)
+            fh_space_unpark();
+        fh_space_detach();
+        CHECK(ended() == i + 1 && fh_space_current() == NULL && fh_this_slot == NULL);
+    }
+    end_worker(&other);
+    destroy(space);
+}
+
+/* For sanitizers: the last thread to go does not look at the space once it may be destroyed. */
+static void leave_at_last(unsigned number, void *shared)
+{
+    fh_space *space = shared;
+    if (number == 0)
+        attach_and_detach(space);
+    else
+        while (ended() == 0 || fh_space_destroy(space) != 0)
+            sched_yield();
+}
+
+TEST(a_space_may_be_destroyed_as_soon_as_it_is_not_busy)
+{
+    struct bound bound = at_most(200);
+    while (more(&bound)) {
+        __atomic_store_n(&boxes_ended, 0, __ATOMIC_RELAXED);
+        together(2, leave_at_last, free_space());
+    }
+}
+
 /* ---- fork ---- */
+
+static void check_child(pid_t child)
+{
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* As threads that are gone may have left it: the slot borrowed, something in another one's queue,
+ * and a slot asked that is not counted yet. */
+TEST(a_parked_thread_may_fork_whatever_others_were_doing_with_slots)
+{
+    struct worker other;
+    fh_space *space = free_space();
+    begin_worker(&other, space);
+    attach(space);
+    fh_object *box = new_box(NULL), *mine = new_box(NULL);
+    struct fh_slot *slot = fh_this_slot;
+    let(&other, take_it, mine);
+    fh_space_park();
+    pid_t child = fork();
+    if (child == 0) {
+        slot->state = FH_SLOT_BORROWED_PARKED;
+        slot->asked = 1;
+        fh_space_after_fork_child(space);
+        fh_space_unpark();
+        CHECK(fh_this_slot == slot);
+        CHECK(__atomic_load_n(&fh_object_attention, __ATOMIC_RELAXED) == slot->asked);
+        fh_decref(box);
+        CHECK(ended() == 1);
+        _exit(0);
+    }
+    check_child(child);
+    fh_space_unpark();
+    fh_decref(box);
+    let(&other, drop_it, mine);
+    fh_decref(mine);
+    end_worker(&other);
+    fh_space_detach();
+    destroy(space);
+}
 
 static void drop_for_ever(unsigned number, void *shared)
 {

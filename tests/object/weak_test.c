@@ -327,9 +327,18 @@ static void plain_free(void *context, void *block)
     plain.free(plain.context, block);
 }
 
+static unsigned told_count;
+
+static void tell_of_bytes(void *context, size_t bytes)
+{
+    (void)context;
+    told_count += bytes > 0;
+}
+
 TEST(without_memory_for_its_parts_a_weak_reference_is_not_made)
 {
-    attach(free_space());
+    fh_space_config config = {.struct_bytes = sizeof config, .out_of_memory = tell_of_bytes};
+    attach(fh_space_create(&config));
     fh_object *warm = new_box(NULL);
     fh_decref(fh_weakref_new(warm, note, &called));
     fh_object *box = new_box(NULL), *weakref = NULL;
@@ -344,6 +353,7 @@ TEST(without_memory_for_its_parts_a_weak_reference_is_not_made)
         if (weakref != NULL)
             break;
         CHECK(errno == ENOMEM && fh_space_live_objects() == 2 && needed < 10);
+        CHECK(told_count == needed + 1);
     }
     CHECK(needed >= 2); /* the box's block once, then a call and the weak reference's block */
     fh_decref(box);
