@@ -180,8 +180,8 @@ NOTES = f"""\
 - total: the sum of the medians; in [brackets] the sums of single rounds, the 95 % interval of their median
   from six rounds on, else least and most. Ratios are to {BASELINE}. Widest spread: most less least, on the
   workload where that is the largest part of the median.
-- Ways that start freehold-python have an interpreter built otherwise than the python3 they are compared
-  with: what the allocator does is the ratio to freehold-pymalloc, the same interpreter with pymalloc.
+- Ways that start freehold-python have malloc replaced in the whole process as well: freehold-pymalloc is
+  pymalloc on that.
 - Faults and kernel time are of all passes, the kernel's of the whole process, start and end included.
 - Goals for a burst, rested: {GOALS_KB['kept_some'] // 1000} MB (a million bytes) with one string in 500
   kept, {GOALS_KB['kept_none'] // 1000} with none.
