@@ -116,12 +116,12 @@ stage_programs()
 
 stage_python() { ctest_in release --label-regex '^python$' --parallel "$jobs"; }
 
-# The package tests share one installation, so they run one by one. Single steps through the static
-# library are those through the preloaded one.
+# The package tests share one installation, so they run one by one. Single steps and handlers in the
+# static library are those in the preloaded one.
 stage_tests()
 {
     ctest_in release --label-exclude '^(program|python|package|model|sched)$' --parallel "$jobs" \
-        --exclude-regex '^family[.]stepped[.]static[.]'
+        --exclude-regex '^family[.](stepped|interrupt)[.]static[.]|^stress-smoke-.*-debug$'
     ctest_in release --label-regex '^package$'
 }
 
@@ -142,7 +142,7 @@ stage_clang()
         -DFH_EXPLORER=OFF -DFH_WERROR=ON
     compile clang
     ctest_in clang --tests-regex '^(modules|family|object)[.]' --parallel "$jobs" \
-        --exclude-regex '^family[.](stepped|interrupt)[.]'
+        --exclude-regex '^family[.](stepped|interrupt|[a-z]*[.]linked)[.]|^modules[.](gil|purger)[.]'
 }
 
 stage_thread() { folders='modules object' modules thread -DFH_SANITIZE=thread; }
@@ -204,7 +204,9 @@ stage_aarch64()
     passes 'the build for aarch64 has no warning'
     tools=aarch64-linux-gnu-
     looks_right_from_outside aarch64
-    ctest_in aarch64 --parallel "$jobs" --exclude-regex '^modules[.](trace|debug|stats|cpython|options)[.]'
+    ctest_in aarch64 --parallel "$jobs" --tests-regex \
+        '^(modules|family[.][a-z]*[.](preload|static)|object[.](count|weak|space|intern|orders))[.]' \
+        --exclude-regex '^modules[.](trace|debug|stats|cpython|options|heap)[.]'
     QEMU_PAGESIZE=65536 ctest_in aarch64 --parallel "$jobs" \
         --tests-regex '^modules[.](os|region|arena|grow|purge|large|thread|holder|theap|classic)[.]' \
         --exclude-regex '[.]os[.](mapped|purged)_pages_'
