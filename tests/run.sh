@@ -1,7 +1,7 @@
 #!/bin/sh
 # All tests in one command:
 #
-#   sh tests/run.sh                 everything; some eight minutes on two cores
+#   sh tests/run.sh                 everything; some ten minutes on two cores
 #   sh tests/run.sh --quick         one compiler and no sanitizer: what to run before a commit
 #   sh tests/run.sh STAGE...        just these stages, and what they need
 #   sh tests/run.sh --list          what the stages are

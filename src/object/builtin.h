@@ -10,6 +10,8 @@
 
 #include <freehold/object.h>
 
+#include "atoms.h"
+
 struct fh_int {
     fh_object base;
     int64_t value;
@@ -76,7 +78,7 @@ static inline struct fh_string *fh_string_of(const fh_object *object)
 static inline uint64_t fh_string_known_hash(struct fh_string *string)
 {
     /* Relaxed: it follows from the text alone, so whoever computes it stores the same. */
-    uint64_t hash = __atomic_load_n(&string->hash, __ATOMIC_RELAXED);
+    uint64_t hash = at_load_relaxed(&string->hash);
     return __builtin_expect(hash != 0, 1) ? hash : fh_string_hash(&string->base.base);
 }
 
@@ -84,7 +86,8 @@ static inline uint64_t fh_string_known_hash(struct fh_string *string)
 static inline void fh_string_end(fh_object *object)
 {
     struct fh_string *string = fh_string_of(object);
-    if (__atomic_load_n(&string->interned, __ATOMIC_RELAXED) == 0) /* its holder is alone */
+    /* Relaxed: the last reference is gone, and its count's order brought what others did before. */
+    if (at_load_relaxed(&string->interned) == 0)
         fh_obj_free(string);
     else
         fh_string_leave(string);

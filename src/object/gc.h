@@ -33,6 +33,8 @@
 
 #include <freehold/object.h>
 
+#include "atoms.h"
+
 struct fh_slot;
 struct fh_weak_call;
 
@@ -112,15 +114,16 @@ bool fh_gc_enroll_slowly(struct fh_slot *slot, fh_object *object, uintptr_t flag
  * From here on its head is the caller's. */
 static inline void fh_gc_dead(struct fh_gc_slot *gc, fh_object *object);
 
-/* The container was moved in memory, its head with it. */
+/* The container was moved in memory, its head with it. Relaxed, like all that writes to cells: who
+ * reads those of others is a collector, and what it sees comes by way of the stop. */
 static inline void fh_gc_moved(fh_object *object)
 {
-    __atomic_store_n(fh_gc_head_of(object)->cell, (uintptr_t)object, __ATOMIC_RELAXED);
+    at_store_relaxed(fh_gc_head_of(object)->cell, (uintptr_t)object);
 }
 
 static inline bool fh_gc_has_flag(const fh_object *object, uintptr_t flag)
 {
-    return (__atomic_load_n(&fh_gc_head_of(object)->word, __ATOMIC_RELAXED) & flag) != 0;
+    return (at_load_relaxed(&fh_gc_head_of(object)->word) & flag) != 0;
 }
 
 /* Plain in effect: track, untrack and finalize are for who has the object alone. Relaxed since a
@@ -128,13 +131,13 @@ static inline bool fh_gc_has_flag(const fh_object *object, uintptr_t flag)
 static inline void fh_gc_set_flag(fh_object *object, uintptr_t flag)
 {
     struct fh_gc_head *head = fh_gc_head_of(object);
-    __atomic_store_n(&head->word, head->word | flag, __ATOMIC_RELAXED);
+    at_store_relaxed(&head->word, head->word | flag);
 }
 
 static inline void fh_gc_unset_flag(fh_object *object, uintptr_t flag)
 {
     struct fh_gc_head *head = fh_gc_head_of(object);
-    __atomic_store_n(&head->word, head->word & ~flag, __ATOMIC_RELAXED);
+    at_store_relaxed(&head->word, head->word & ~flag);
 }
 
 /* Returns whether it was set before. */
@@ -148,7 +151,7 @@ static inline bool fh_gc_set_finalized(fh_object *object)
 /* Within a collection, after marking: is it garbage? Not once it is cleared. */
 static inline bool fh_gc_is_garbage(const fh_object *object)
 {
-    uintptr_t word = __atomic_load_n(&fh_gc_head_of(object)->word, __ATOMIC_RELAXED);
+    uintptr_t word = at_load_relaxed(&fh_gc_head_of(object)->word);
     return (word & (FH_GC_CANDIDATE | FH_GC_REACHED)) == FH_GC_CANDIDATE;
 }
 
@@ -178,7 +181,7 @@ static inline void fh_gc_take_cell(struct fh_gc_slot *gc, fh_object *object, uin
     uintptr_t *cell = (uintptr_t *)(gc->free_cells - 1);
     struct fh_gc_head *head = fh_gc_head_of(object);
     gc->free_cells = *cell;
-    __atomic_store_n(cell, (uintptr_t)object, __ATOMIC_RELAXED);
+    at_store_relaxed(cell, (uintptr_t)object);
     head->cell = cell;
     head->word = flags;
 }
@@ -194,11 +197,13 @@ static inline bool fh_gc_enroll(struct fh_slot *slot, struct fh_gc_slot *gc, fh_
     return true;
 }
 
+/* Relaxed, all three: see fh_gc_moved(). A 0 is all that its reader asks for, and the hint may come
+ * late: a collection looks at every cell. */
 static inline void fh_gc_leave_hole(struct fh_gc_chunk *chunk, uintptr_t *cell)
 {
-    __atomic_store_n(cell, 0, __ATOMIC_RELAXED);
-    if (__atomic_load_n(&chunk->has_holes, __ATOMIC_RELAXED) == 0)
-        __atomic_store_n(&chunk->has_holes, 1, __ATOMIC_RELAXED);
+    at_store_relaxed(cell, 0);
+    if (at_load_relaxed(&chunk->has_holes) == 0)
+        at_store_relaxed(&chunk->has_holes, 1);
 }
 
 static inline void fh_gc_dead(struct fh_gc_slot *gc, fh_object *object)
@@ -211,7 +216,7 @@ static inline void fh_gc_dead(struct fh_gc_slot *gc, fh_object *object)
         fh_gc_leave_hole(chunk, cell);
         return;
     }
-    __atomic_store_n(cell, gc->free_cells | 1, __ATOMIC_RELAXED);
+    at_store_relaxed(cell, gc->free_cells | 1);
     gc->free_cells = (uintptr_t)cell | 1;
 }
 
